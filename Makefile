@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Tidepool's one Makefile. Every source folder is a layer; what is in it is
+# built by wildcard, so a new file needs no line here. Everything built goes
+# to $(BUILD). `make help` lists the targets.
+
+BUILD   ?= build
+SAN     ?=
+PREFIX  ?= /usr/local
+DESTDIR ?=
+CC      ?= gcc
+CLANG   ?= clang
+Q       ?= @
+
+ifneq ($(SAN),)
+OUT := $(BUILD)/$(SAN)
+else
+OUT := $(BUILD)
+endif
+
+WARN := -Wall -Wextra -Werror -Wshadow -Wundef -Wmissing-prototypes \
+	-Wstrict-prototypes -Wcast-qual -Wwrite-strings -Wvla
+ifneq ($(findstring clang,$(CC)),)
+WARN += -Wconditional-uninitialized -Wshorten-64-to-32
+endif
+SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+SAN_tsan := -fsanitize=thread
+OPT      ?= -O2 -g
+CPPFLAGS += -I. -D_GNU_SOURCE
+CFLAGS   += -std=c11 $(OPT) -fPIC -pthread -fvisibility=hidden \
+	    -fno-omit-frame-pointer $(WARN) $(SAN_$(SAN))
+LDFLAGS  += -pthread $(SAN_$(SAN))
+
+LIBS_CORE   := -llz4 -lxxhash -luring
+LIBS_DAEMON := -ljansson -lsystemd -linih -lmicrohttpd
+ifeq ($(SAN),)
+LIBS_DAEMON += -ljemalloc
+endif
+LIBS_CTL    := -ljansson -lncurses -ltinfo
+
+src = $(wildcard $(1)/*.c)
+obj = $(patsubst %.c,$(OUT)/obj/%.o,$(1))
+
+BASE_O   := $(call obj,$(call src,hv/base))
+TMEM_O   := $(call obj,$(call src,tmem))
+CORE_O   := $(BASE_O) $(call obj,$(call src,hv/mm) $(call src,sharing))
+AGENT_O  := $(call obj,$(call src,hv/agent))
+DAEMON_O := $(call obj,$(call src,hv/daemon))
+LIBHV_O  := $(call obj,$(call src,hv/libhv))
+CTL_MAIN := hv/ctl/hv.c hv/ctl/tmem-ctl.c
+CTL_O    := $(call obj,$(filter-out $(CTL_MAIN),$(call src,hv/ctl)))
+
+LIBS := $(OUT)/libtidepool.a $(OUT)/libtmem.a
+BINS := $(OUT)/libhvagent.so $(OUT)/hvd $(OUT)/hv $(OUT)/tmem-ctl
+
+UNIT_SRC := $(call src,tests/unit)
+UNIT     := $(patsubst tests/unit/%.c,$(OUT)/tests/%,$(UNIT_SRC))
+SUPPORT_O := $(call obj,$(call src,tests/support))
+TOOL_SRC := $(call src,bench)
+TOOLS    := $(patsubst bench/%.c,$(OUT)/bench/%,$(TOOL_SRC))
+
+.DELETE_ON_ERROR:
+.PHONY: all help deps run check bench fuzz check-layers format install clean \
+	unit tools
+
+all: $(LIBS) $(BINS)
+
+help:
+	@echo "make              build everything into $(BUILD)/"
+	@echo "make run          set up, then pack real desktops on this host"
+	@echo "                  (GUESTS=n RAM=MiB; results: build/run/summary.json)"
+	@echo "make check        every test; the last line counts them"
+	@echo "make bench        measurements side by side with their rivals"
+	@echo "make fuzz         fuzz each parser for FUZZ_SECONDS (default 20)"
+	@echo "make check-layers which folder may include which"
+	@echo "make format       clang-format the tree"
+	@echo "make install      DESTDIR= PREFIX=$(PREFIX)"
+	@echo "make clean        remove $(BUILD)/"
+	@echo "SAN=asan or SAN=tsan builds and checks under a sanitizer"
+
+deps:
+	$(Q)tests/rig/deps.sh
+
+$(OUT)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
+
+$(OUT)/libtidepool.a: $(CORE_O)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+# Self-contained: a program needs only -ltmem -llz4 -lxxhash.
+$(OUT)/libtmem.a: $(TMEM_O) $(BASE_O)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+$(OUT)/libhvagent.so: $(AGENT_O) $(LIBS) hv/agent/exports.map
+	$(Q)$(CC) $(LDFLAGS) -shared -Wl,--version-script=hv/agent/exports.map \
+		-Wl,-z,defs -o $@ $(AGENT_O) $(LIBS) $(LIBS_CORE) -linih -ldl
+
+$(OUT)/hvd: $(DAEMON_O) $(LIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS_CORE) $(LIBS_DAEMON)
+
+$(OUT)/hv $(OUT)/tmem-ctl: $(OUT)/%: $(OUT)/obj/hv/ctl/%.o $(CTL_O) $(LIBHV_O) \
+		$(LIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS_CTL)
+
+$(OUT)/tests/%: $(OUT)/obj/tests/unit/%.o $(SUPPORT_O) $(LIBHV_O) $(LIBS)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS_CORE) -ljansson -linih -lcheck \
+		-lsubunit -lrt -lm
+
+$(OUT)/bench/%: $(OUT)/obj/bench/%.o $(LIBS)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS_CORE) -lm
+
+unit: $(UNIT)
+tools: $(TOOLS)
+
+run: deps
+	$(Q)$(MAKE) --no-print-directory all tools
+	$(Q)bench/run.py $(if $(GUESTS),--guests $(GUESTS)) $(if $(RAM),--ram $(RAM))
+
+check: deps
+	$(Q)tests/check.sh
+
+bench: deps
+	$(Q)$(MAKE) --no-print-directory all tools
+	$(Q)bench/bench.py $(B)
+
+fuzz: deps
+	$(Q)tests/fuzz/run.sh $(or $(FUZZ_SECONDS),20)
+
+check-layers:
+	$(Q)tests/check-layers.sh
+
+format:
+	$(Q)git ls-files '*.c' '*.h' | xargs clang-format -i
+
+clean:
+	$(Q)rm -rf $(BUILD)
+
+-include $(shell find $(OUT)/obj -name '*.d' 2>/dev/null)
