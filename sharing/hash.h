@@ -14,7 +14,4 @@
 /* Never HASH_NONE. */
 uint64_t sharing_hash(const uint8_t secret[192], const void *page);
 
-/* Is the page all zero? Reads no more than needed. */
-bool page_is_zero(const void *page);
-
 #endif

@@ -90,11 +90,19 @@ MUST_CHECK int mm_pool_attach(struct mm *mm, int pool_fd, uint64_t bytes);
 /* The attached pool's descriptor, for a new hvd; -1 if none. */
 int mm_pool_fd(const struct mm *mm);
 
-/* Called without locks for every reference given back; may be NULL. */
+/*
+ * Called for every reference given back. With n 0: a walk (mm_frames_walk)
+ * begins, which tells the whole truth: what the hook has queued so far must be
+ * forgotten, or hvd would drop those references twice. The hook is not called
+ * while a walk runs. It may only queue. [any]
+ */
 typedef void mm_release_fn(void *arg, const uint32_t *frames, size_t n);
 void mm_release_hook(struct mm *mm, mm_release_fn *fn, void *arg);
 
-/* Calls fn for each frame this VM maps, with the pages that map it. [worker] */
+/*
+ * Calls fn for the frames this VM maps, with the number of pages that map them;
+ * a frame may come several times. [worker]
+ */
 typedef void mm_frame_fn(void *arg, uint32_t frame, uint32_t refs);
 int mm_frames_walk(struct mm *mm, mm_frame_fn *fn, void *arg);
 
@@ -113,6 +121,39 @@ struct mm_page_map {
  */
 int mm_share(struct mm *mm, const struct mm_page_map *map, size_t n,
 	     size_t *mapped_out);
+
+/*
+ * What a scan asks of its caller. hash: content hash of a page, 48 bits, never
+ * 0. seen: the page has had this hash for `age` scans; was: the hash hvd was
+ * told, or 0. Returns true if hvd is told the new one. Both run with the
+ * page's chunk locked: they may not call the manager.
+ */
+struct mm_scan_ops {
+	uint64_t (*hash)(void *arg, const void *page);
+	bool (*seen)(void *arg, gfn_t gfn, uint64_t hash, uint64_t was,
+		     unsigned age);
+	void *arg;
+};
+
+/* Chunks in all ranges: what mm_scan_chunk takes, 0 to this less one. */
+size_t mm_chunks(const struct mm *mm);
+
+/*
+ * Looks at one chunk: finds shared pages gone private, pages come and gone,
+ * drops pages that stayed zero, hashes the private rest. Returns the pages
+ * hashed, or -ENOENT (no longer managed). [worker]
+ */
+int mm_scan_chunk(struct mm *mm, size_t chunk, const struct mm_scan_ops *ops);
+
+/* The same for the pages of [hva, +bytes) only, without waiting for age. */
+int mm_scan_hint(struct mm *mm, hva_t hva, size_t bytes,
+		 const struct mm_scan_ops *ops);
+
+/* hvd forgot all offers: every page may be seen as new. [worker] */
+void mm_offers_forget(struct mm *mm);
+
+/* May cold huge pages be broken up to share parts of them. [worker] */
+void mm_break_huge(struct mm *mm, bool on);
 
 /*
  * Copies a page as it is now (another thread may be writing to it). -ENOENT:
