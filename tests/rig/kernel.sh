@@ -1,0 +1,101 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# kernel.sh 6.1|6.12: prints the folder with that Debian cloud kernel, fetching
+# and unpacking it into build/rig on first use:
+#
+#   build/rig/kernel-6.1/vmlinuz
+#   build/rig/kernel-6.1/lib/modules/VERSION/   (depmod has run)
+#
+# 6.1 is Debian 12's own and has no UFFDIO_MOVE; 6.12 is from bookworm-backports,
+# read through a private apt configuration under build/, so the machine's own
+# sources stay as they are. Exit code 77: that kernel cannot be had here.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+flavour=${1:?usage: kernel.sh 6.1|6.12}
+mirror=${DEBIAN_MIRROR:-http://deb.debian.org}
+rig=$PWD/build/rig
+out=$rig/kernel-$flavour
+
+case $flavour in
+6.1) suites="bookworm bookworm-updates bookworm-security" ;;
+6.12) suites=bookworm-backports ;;
+*)
+	echo "kernel: no kernel $flavour here, only 6.1 and 6.12" >&2
+	exit 1
+	;;
+esac
+
+if [ -f "$out/vmlinuz" ]; then
+	echo "$out"
+	exit 0
+fi
+mkdir -p "$rig/cache"
+exec 9>"$rig/kernel.lock"
+flock 9
+if [ -f "$out/vmlinuz" ]; then # another run was faster
+	echo "$out"
+	exit 0
+fi
+
+say() {
+	echo "kernel: $*" >&2
+}
+
+private=() # options that make apt use build/rig/apt-FLAVOUR alone
+private_apt() {
+	local apt=$rig/apt-$flavour s path
+	mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
+	: >"$apt/sources.list"
+	for s in $suites; do
+		path=debian
+		[ "$s" = bookworm-security ] && path=debian-security
+		echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
+			"$mirror/$path $s main" >>"$apt/sources.list"
+	done
+	private=(-o "Dir::Etc::SourceList=$apt/sources.list"
+		-o Dir::Etc::SourceParts=/dev/null
+		-o "Dir::State::Lists=$apt/lists"
+		-o "Dir::Cache=$apt/cache"
+		-o APT::Sandbox::User=root)
+	apt-get "${private[@]}" -o Acquire::Retries=3 update >"$apt/log" 2>&1
+}
+
+# The package behind the metapackage: linux-image-VERSION-cloud-amd64.
+package() {
+	apt-cache "${private[@]}" depends linux-image-cloud-amd64 2>/dev/null |
+		awk '$1 == "Depends:" && $2 ~ /^linux-image-[0-9]/ { print $2 }' |
+		head -1
+}
+
+fetch() {
+	local name
+	name=$(package)
+	[ -n "$name" ] || return 1
+	say "fetching $name"
+	(cd "$rig/cache" && apt-get "${private[@]}" -o Acquire::Retries=3 \
+		-o APT::Sandbox::User=root download "$name") \
+		>"$rig/kernel-$flavour.log" 2>&1 || return 1
+	deb=$(find "$rig/cache" -name "${name}_*.deb" | sort -V | tail -1)
+	[ -n "$deb" ]
+}
+
+deb=
+if [ "$flavour" = 6.1 ] && fetch; then
+	: # with the machine's own sources and lists
+elif ! { private_apt && fetch; }; then
+	say "Debian's kernel $flavour is not reachable from here"
+	exit 77
+fi
+
+tmp=$rig/kernel-$flavour.tmp
+rm -rf "$tmp" "$out"
+mkdir -p "$tmp"
+dpkg-deb -x "$deb" "$tmp" || exit 1
+find "$tmp/lib/modules" -name '*.ko.xz' -exec xz -d {} + || exit 1
+version=$(basename "$tmp"/lib/modules/*)
+PATH=$PATH:/usr/sbin:/sbin depmod -b "$tmp" "$version" || exit 1
+mv "$tmp/boot/vmlinuz-$version" "$tmp/vmlinuz" || exit 1
+rm -rf "${tmp:?}/boot" "${tmp:?}/usr"
+mv "$tmp" "$out" || exit 1
+echo "$out"
