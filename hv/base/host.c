@@ -65,6 +65,17 @@ static int real_map_overlay(void *addr, size_t bytes, int fd, uint64_t offset)
 	return map(addr, bytes, MAP_FIXED, fd, offset, &at);
 }
 
+static int real_map_pool(int fd, size_t bytes, void **out)
+{
+	long r = syscall(SYS_mmap, NULL, bytes, PROT_READ,
+			 MAP_SHARED | MAP_NORESERVE, fd, 0);
+
+	if (r == -1)
+		return -errno;
+	*out = (void *)r;
+	return 0;
+}
+
 static int real_unmap(void *addr, size_t bytes)
 {
 	return call(syscall(SYS_munmap, addr, bytes));
@@ -276,6 +287,51 @@ static int real_pagemap_read(const void *addr, size_t pages, uint64_t *out)
 	return (size_t)r == bytes ? 0 : -EIO;
 }
 
+struct scan_region { /* struct page_region of Linux 6.7 */
+	uint64_t start;
+	uint64_t end;
+	uint64_t categories;
+};
+
+struct scan_arg { /* struct pm_scan_arg */
+	uint64_t size;
+	uint64_t flags;
+	uint64_t start;
+	uint64_t end;
+	uint64_t walk_end;
+	uint64_t vec;
+	uint64_t vec_len;
+	uint64_t max_pages;
+	uint64_t category_inverted;
+	uint64_t category_mask;
+	uint64_t category_anyof_mask;
+	uint64_t return_mask;
+};
+#define SCAN_IOCTL   _IOWR('f', 16, struct scan_arg)
+#define SCAN_IS_HUGE (1 << 6)
+
+static int real_is_huge(const void *addr, size_t bytes, bool *out)
+{
+	struct scan_region region = {0};
+	struct scan_arg arg = {
+		.size = sizeof(arg),
+		.start = (uintptr_t)addr,
+		.end = (uintptr_t)addr + bytes,
+		.vec = (uintptr_t)&region,
+		.vec_len = 1,
+		.category_mask = SCAN_IS_HUGE,
+		.return_mask = SCAN_IS_HUGE,
+	};
+	int fd = pagemap_fd();
+
+	if (fd < 0)
+		return fd;
+	if (ioctl(fd, SCAN_IOCTL, &arg) < 0)
+		return -errno;
+	*out = region.start == arg.start && region.end == arg.end;
+	return 0;
+}
+
 static uint64_t clock_ns(clockid_t id)
 {
 	struct timespec ts;
@@ -306,6 +362,7 @@ static int real_random(void *buf, size_t bytes)
 const struct host_ops host_real = {
 	.map_anon = real_map_anon,
 	.map_overlay = real_map_overlay,
+	.map_pool = real_map_pool,
 	.unmap = real_unmap,
 	.remap = real_remap,
 	.advise = real_advise,
@@ -319,6 +376,7 @@ const struct host_ops host_real = {
 	.uffd_protect = real_uffd_protect,
 	.uffd_read = real_uffd_read,
 	.pagemap_read = real_pagemap_read,
+	.is_huge = real_is_huge,
 	.now_ns = real_now_ns,
 	.thread_cpu_ns = real_thread_cpu_ns,
 	.random = real_random,

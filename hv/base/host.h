@@ -18,7 +18,6 @@ enum host_feature {
 	HOST_WP = 2,	       /* write-protect on anonymous memory: 5.7 */
 	HOST_WP_SHMEM = 4,     /* write-protect on shmem: 5.19 */
 	HOST_SIGBUS = 8,       /* a fault may raise SIGBUS: 4.14 */
-	HOST_PAGEMAP_SCAN = 16 /* ioctl PAGEMAP_SCAN: 6.7 */
 };
 
 enum host_register { HOST_MISSING = 1, HOST_PROTECT = 2 };
@@ -40,6 +39,8 @@ struct host_ops {
 	int (*map_anon)(void *addr, size_t bytes, void **out);
 	/* Private, writable overlay of fd at offset, replacing [addr, +bytes) */
 	int (*map_overlay)(void *addr, size_t bytes, int fd, uint64_t offset);
+	/* Shared, read-only, from the start of fd. */
+	int (*map_pool)(int fd, size_t bytes, void **out);
 	int (*unmap)(void *addr, size_t bytes);
 	/* Moves the mapping at from over the one at to, atomically. */
 	int (*remap)(void *from, size_t bytes, void *to);
@@ -66,6 +67,9 @@ struct host_ops {
 
 	/* One entry per page of [addr, +pages) of this process. */
 	int (*pagemap_read)(const void *addr, size_t pages, uint64_t *out);
+
+	/* Is all of it huge pages? -ENOTTY: this kernel cannot say (< 6.7) */
+	int (*is_huge)(const void *addr, size_t bytes, bool *out);
 
 	uint64_t (*now_ns)(void); /* monotonic */
 	uint64_t (*thread_cpu_ns)(void);

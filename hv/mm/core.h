@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * struct mm, for the files of this folder only. See mm.h for what it promises.
+ *
+ *   guest RAM      [--ranges of the VMM, chunk by chunk--]
+ *                     |  MOVE out            ^  MOVE back / COPY
+ *                     v                      |
+ *   window         [2 MiB]  the worker's bench: compare here, then map a frame
+ *   held slots     [2 MiB] x HELD_SLOTS  pages on trial, one chunk a slot
+ *                     |  put                 ^  get
+ *                     v                      |
+ *   store          tmem, a persistent pool; behind it the swap file
+ *
+ * Lock order: release gate (shared for an operation, exclusive for a walk),
+ * chunk, store and swap internals. The gate keeps "this page maps that frame"
+ * and "that reference was given back" from being seen apart by a walk.
+ */
+#ifndef HV_MM_CORE_H
+#define HV_MM_CORE_H
+
+#include "hv/mm/histogram.h"
+#include "hv/mm/map.h"
+#include "hv/mm/mm.h"
+#include "hv/mm/page.h"
+#include "hv/mm/swap.h"
+#include "tmem/tmem.h"
+
+#include <stdatomic.h>
+
+#define HELD_SLOTS	  64
+#define FAULT_THREADS_MAX 8
+
+struct mm_count {
+#define FIELD(name, unit, help) _Atomic uint64_t name;
+	MM_STATS(FIELD, FIELD)
+#undef FIELD
+	_Atomic uint64_t in_state[PAGE_STATES];
+};
+
+#define COUNT(mm, name, n)                                                     \
+	atomic_fetch_add_explicit(&(mm)->count.name, n, memory_order_relaxed)
+
+struct fault_thread {
+	struct mm *mm;
+	pthread_t id;
+	_Atomic uint64_t cpu_ns;
+	struct histogram wait;
+	uint8_t page[4096] __attribute__((aligned(4096)));
+};
+
+struct reclaim {
+	size_t hand;	       /* next chunk to look at */
+	uint64_t trial_len_ns; /* grows while pages come back too often */
+	uint64_t rest_until_ns;
+	uint64_t minute_ns; /* start of the running minute */
+	uint64_t minute_refaults;
+	_Atomic uint64_t slots_free; /* bit mask of held slots */
+	size_t swap_hand;
+	uint64_t swap_rest_ns; /* no writes before; 0: never refused */
+};
+
+struct mm {
+	const struct host_ops *host;
+	int uffd;
+	unsigned features;
+	struct map map;
+
+	struct tmem *tm;
+	struct tmem_client *client;
+	int store_pool;
+	struct swap *swap;
+
+	uint8_t *window;
+	uint8_t *held;
+	uint8_t *swap_batch; /* SWAP_BATCH pages on their way to the disk */
+
+	int pool_fd;
+	const uint8_t *pool;
+	uint64_t pool_bytes;
+
+	pthread_rwlock_t gate;
+	mm_release_fn *release;
+	void *release_arg;
+
+	_Atomic bool copy_takes_off;
+	bool break_huge;
+	bool vmas_full_said;
+	uint64_t vmas_full_until_ns;
+
+	struct mm_target target;
+	pthread_mutex_t target_lock;
+	struct reclaim reclaim;
+
+	unsigned fault_threads;
+	struct fault_thread *fault;
+	_Atomic bool stopping;
+
+	struct mm_count count;
+};
+
+/* ---- words ----------------------------------------------------------- */
+
+static inline uint64_t spot_word(const struct spot *s)
+{
+	return s->range->word[s->page];
+}
+
+static inline hva_t spot_hva(const struct spot *s)
+{
+	return range_hva(s->range, s->page);
+}
+
+static inline struct spot spot_at(const struct spot *s, size_t page)
+{
+	return (struct spot){s->range, s->chunk, page};
+}
+
+/* Chunk locked. Keeps the gauges and the chunk's `out` true. */
+static inline void spot_set_word(struct mm *mm, const struct spot *s,
+				 uint64_t word)
+{
+	uint64_t *w = &s->range->word[s->page];
+	enum page_state from = page_state(*w), to = page_state(word);
+
+	if ((page_flags(*w) ^ page_flags(word)) & PAGE_BALLOONED)
+		COUNT(mm, ballooned_pages,
+		      page_flags(word) & PAGE_BALLOONED ? 1 : (uint64_t)-1);
+	if (from != to) {
+		atomic_fetch_sub_explicit(&mm->count.in_state[from], 1,
+					  memory_order_relaxed);
+		atomic_fetch_add_explicit(&mm->count.in_state[to], 1,
+					  memory_order_relaxed);
+		s->chunk->out = (uint16_t)(s->chunk->out - page_is_out(*w) +
+					   page_is_out(word));
+	}
+	*w = word;
+}
+
+/*
+ * May pages of the chunk be taken? A huge page that is being written keeps its
+ * speed. Chunk locked.
+ */
+static inline bool chunk_may_break(const struct mm *mm, const struct chunk *c)
+{
+	if (!c->managed || c->pinned)
+		return false;
+	return !c->huge || (mm->break_huge && c->changed < CHUNK_PAGES / 8);
+}
+
+/* ---- references to give back ------------------------------------------ */
+
+/* Collected under a chunk's lock, handed to the hook after it. */
+struct releases {
+	uint32_t n;
+	uint32_t frame[CHUNK_PAGES];
+};
+
+static inline void releases_add(struct releases *rel, uint32_t frame)
+{
+	rel->frame[rel->n++] = frame;
+}
+
+/* Gate held (shared), chunk not. */
+static inline void releases_flush(struct mm *mm, struct releases *rel)
+{
+	if (rel->n && mm->release)
+		mm->release(mm->release_arg, rel->frame, rel->n);
+	rel->n = 0;
+}
+
+/* ---- fault.c ----------------------------------------------------------- */
+
+MUST_CHECK int fault_threads_start(struct mm *mm, unsigned n);
+void fault_threads_stop(struct mm *mm);
+
+/*
+ * Brings the page back into the guest, whatever its state. Chunk locked. buf:
+ * one page, the caller's. 0, or why it could not.
+ */
+int fault_bring_back(struct mm *mm, const struct spot *s, uint8_t *buf);
+
+/* ---- the store --------------------------------------------------------- */
+
+static inline struct tmem_oid store_oid(void)
+{
+	return (struct tmem_oid){{0, 0, 0}};
+}
+
+/* Page numbers are 32 bits there: 16 TiB of guest RAM. */
+static inline uint32_t store_index(const struct spot *s)
+{
+	return (uint32_t)range_gfn(s->range, s->page).n;
+}
+
+void store_drop(struct mm *mm, const struct spot *s);
+
+/* Drops whatever a page's state owns outside the guest (store, slot, frame). */
+void page_let_go(struct mm *mm, const struct spot *s, struct releases *rel);
+
+#endif

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Sharing: frames of the pool mapped over guest pages, and the way back.
+ *
+ *   guest RAM   |a|b|c|d|e|f|      pages b c d equal frames 7 8 9
+ *                  \ \ \           one mapping: private, offset of frame 7
+ *   frame pool  |.|.|7|8|9|.|
+ *
+ * Nothing is mapped that was not compared byte by byte while it was held. A
+ * reference that comes with a grant ends in exactly one of two ways: the page
+ * is SHARED, or the reference is released in the same call.
+ *
+ * The way back needs no take: an atomic addition of zero makes the kernel copy
+ * the frame for us, ordered with whatever the guest writes meanwhile.
+ */
+#include "hv/mm/overlay.h"
+#include "hv/mm/take.h"
+
+#include <errno.h>
+
+/* What one call works on: grants of one chunk. */
+struct batch {
+	struct mm *mm;
+	const struct mm_page_map *map;
+	size_t n;
+	size_t mapped;
+	struct releases rel;
+	uint64_t pagemap[CHUNK_PAGES];
+};
+
+static size_t page_in_chunk(const struct spot *s)
+{
+	return s->page & (CHUNK_PAGES - 1);
+}
+
+static bool resident(const struct batch *b, const struct spot *s)
+{
+	uint64_t e = b->pagemap[page_in_chunk(s)];
+	bool overlay = page_flags(spot_word(s)) & PAGE_OVERLAY;
+
+	if (overlay)
+		return (e & PAGEMAP_PRESENT) && !(e & PAGEMAP_FILE);
+	return e & PAGEMAP_PRESENT;
+}
+
+static bool may_take(const struct batch *b, const struct spot *s,
+		     uint32_t frame)
+{
+	return page_state(spot_word(s)) == PAGE_PRIVATE && resident(b, s) &&
+	       frame < b->mm->pool_bytes >> PAGE_SHIFT;
+}
+
+/* Grants i.. that continue a run of takeable, consecutive pages. */
+static size_t run_length(const struct batch *b, const struct spot *first,
+			 size_t i)
+{
+	unsigned overlay = page_flags(spot_word(first)) & PAGE_OVERLAY;
+	size_t k = 0;
+
+	while (i + k < b->n && b->map[i + k].gfn.n == b->map[i].gfn.n + k) {
+		struct spot s = spot_at(first, first->page + k);
+
+		if (!may_take(b, &s, b->map[i + k].frame) ||
+		    (page_flags(spot_word(&s)) & PAGE_OVERLAY) != overlay)
+			break;
+		k++;
+	}
+	return k;
+}
+
+static bool equals_frame(const struct take *t, size_t k, uint32_t frame)
+{
+	return memcmp(t->data + k * PAGE_BYTES,
+		      t->mm->pool + ((size_t)frame << PAGE_SHIFT),
+		      PAGE_BYTES) == 0;
+}
+
+static void refuse(struct batch *b, size_t i, size_t n)
+{
+	for (size_t k = i; k < i + n; k++)
+		releases_add(&b->rel, b->map[k].frame);
+}
+
+static void put_back(struct batch *b, struct take *t, size_t i, size_t k)
+{
+	struct spot s = spot_at(&t->at, t->at.page + k);
+	uint64_t w = spot_word(&s);
+
+	take_return(t, k, 1);
+	spot_set_word(b->mm, &s,
+		      page_word(PAGE_PRIVATE, 0, page_heat(w),
+				page_flags(w) & PAGE_OVERLAY, 0));
+	refuse(b, i + k, 1);
+}
+
+/* From page k of the take: maps the longest piece that is one mapping. */
+static size_t map_piece(struct batch *b, struct take *t, size_t i, size_t k)
+{
+	const struct mm_page_map *m = b->map + i;
+	size_t n = 0;
+
+	while (k + n < t->n && m[k + n].frame == m[k].frame + n &&
+	       equals_frame(t, k + n, m[k + n].frame))
+		n++;
+	if (!n) {
+		COUNT(b->mm, merge_mismatch, 1);
+		put_back(b, t, i, k);
+		return 1;
+	}
+	if (page_flags(spot_word(&t->at)) & PAGE_OVERLAY)
+		COUNT(b->mm, collected_pages, n);
+	if (take_map(t, k, n, m[k].frame) == 0) {
+		b->mapped += n;
+		COUNT(b->mm, merged_pages, n);
+		return n;
+	}
+	for (size_t j = 0; j < n; j++)
+		put_back(b, t, i, k + j);
+	return n;
+}
+
+/* Handles grants i, i + 1, ... of one run; returns how many. */
+static size_t share_run(struct batch *b, const struct spot *s, size_t i)
+{
+	struct mm *mm = b->mm;
+	size_t n = run_length(b, s, i);
+	struct take t;
+
+	if (!n) {
+		COUNT(mm, merge_changed, 1);
+		refuse(b, i, 1);
+		return 1;
+	}
+	if (take_begin(mm, s, n, mm->window, &t) < 0) {
+		refuse(b, i, 1);
+		return 1;
+	}
+	for (size_t k = 0; k < t.n;)
+		k += map_piece(b, &t, i, k);
+	take_end(&t);
+	return t.n;
+}
+
+static bool vmas_full(struct mm *mm)
+{
+	return mm->vmas_full_until_ns &&
+	       mm->host->now_ns() < mm->vmas_full_until_ns;
+}
+
+static void share_chunk(struct batch *b, const struct spot *first)
+{
+	struct mm *mm = b->mm;
+	size_t start = first->page & ~(CHUNK_PAGES - 1);
+	size_t i = 0;
+
+	pthread_mutex_lock(&first->chunk->lock);
+	if (chunk_may_break(mm, first->chunk) && !vmas_full(mm) &&
+	    mm->host->pagemap_read(hva_ptr(range_hva(first->range, start)),
+				   CHUNK_PAGES, b->pagemap) == 0) {
+		while (i < b->n) {
+			size_t at = b->map[i].gfn.n - first->range->first.n;
+			struct spot s = spot_at(first, at);
+
+			i += share_run(b, &s, i);
+		}
+		take_chunk_settle(mm, first);
+	}
+	refuse(b, i, b->n - i);
+	pthread_mutex_unlock(&first->chunk->lock);
+}
+
+/* Grants from the start of map that lie in one chunk, none of them twice. */
+static size_t chunk_grants(const struct mm_page_map *map, size_t n)
+{
+	uint64_t chunk = map[0].gfn.n >> CHUNK_SHIFT;
+	size_t k = 1;
+
+	while (k < n && map[k].gfn.n >> CHUNK_SHIFT == chunk &&
+	       map[k].gfn.n > map[k - 1].gfn.n)
+		k++;
+	return k;
+}
+
+int mm_share(struct mm *mm, const struct mm_page_map *map, size_t n,
+	     size_t *mapped_out)
+{
+	struct batch b = {.mm = mm};
+	struct spot s;
+
+	*mapped_out = 0;
+	pthread_rwlock_rdlock(&mm->gate);
+	while (n) {
+		b.map = map;
+		b.n = chunk_grants(map, n);
+		if (mm->pool && map_find_gfn(&mm->map, map[0].gfn, &s))
+			share_chunk(&b, &s);
+		else
+			refuse(&b, 0, b.n);
+		releases_flush(mm, &b.rel);
+		map += b.n;
+		n -= b.n;
+	}
+	pthread_rwlock_unlock(&mm->gate);
+	*mapped_out = b.mapped;
+	return 0;
+}
+
+/* ---- the way back -------------------------------------------------------- */
+
+/* Chunk locked, page SHARED (or private in its overlay already). */
+void overlay_break(struct mm *mm, const struct spot *s, struct releases *rel)
+{
+	uint32_t *word = hva_ptr(spot_hva(s));
+
+	__atomic_fetch_add(word, 0, __ATOMIC_SEQ_CST);
+	releases_add(rel, (uint32_t)page_payload(spot_word(s)));
+	spot_set_word(mm, s, page_word(PAGE_PRIVATE, 0, 0, PAGE_OVERLAY, 0));
+}
+
+static void unshare_chunk(struct mm *mm, const struct spot *first,
+			  struct releases *rel)
+{
+	pthread_mutex_lock(&first->chunk->lock);
+	for (size_t i = 0; i < CHUNK_PAGES; i++) {
+		struct spot s = spot_at(first, first->page + i);
+
+		if (page_state(spot_word(&s)) == PAGE_SHARED)
+			overlay_break(mm, &s, rel);
+	}
+	pthread_mutex_unlock(&first->chunk->lock);
+}
+
+int mm_unshare_all(struct mm *mm)
+{
+	struct releases rel = {.n = 0};
+	struct spot s;
+
+	pthread_rwlock_rdlock(&mm->gate);
+	for (size_t c = 0; c < mm->map.chunks; c++) {
+		if (!map_find_chunk(&mm->map, c, &s))
+			continue;
+		unshare_chunk(mm, &s, &rel);
+		releases_flush(mm, &rel);
+	}
+	pthread_rwlock_unlock(&mm->gate);
+	return 0;
+}
