@@ -23,7 +23,7 @@
 #ifndef UFFD_FEATURE_MOVE
 #define UFFD_FEATURE_MOVE (1 << 16)
 #endif
-#define UFFDIO_MOVE_NR 0x05
+#define UFFDIO_MOVE_NR	0x05
 #define USERFAULTFD_NEW _IO(0xAA, 0x00)
 
 struct move_arg { /* struct uffdio_move of Linux 6.8 */
@@ -182,9 +182,8 @@ static size_t done_bytes(int64_t done)
 static int real_uffd_copy(int fd, void *to, const void *from, size_t bytes,
 			  size_t *done_out)
 {
-	struct uffdio_copy arg = {.dst = (uintptr_t)to,
-				  .src = (uintptr_t)from,
-				  .len = bytes};
+	struct uffdio_copy arg = {
+		.dst = (uintptr_t)to, .src = (uintptr_t)from, .len = bytes};
 	int rc = call(ioctl(fd, UFFDIO_COPY, &arg));
 
 	*done_out = done_bytes(arg.copy);
@@ -203,9 +202,8 @@ static int real_uffd_zero(int fd, void *to, size_t bytes, size_t *done_out)
 static int real_uffd_move(int fd, void *to, void *from, size_t bytes,
 			  size_t *done_out)
 {
-	struct move_arg arg = {.dst = (uintptr_t)to,
-			       .src = (uintptr_t)from,
-			       .len = bytes};
+	struct move_arg arg = {
+		.dst = (uintptr_t)to, .src = (uintptr_t)from, .len = bytes};
 	int rc = call(ioctl(fd, MOVE_IOCTL, &arg));
 
 	*done_out = done_bytes(arg.move);

@@ -14,10 +14,10 @@
 
 /* Bits of host_uffd_open's features, in our own numbering. */
 enum host_feature {
-	HOST_MOVE = 1,	       /* UFFDIO_MOVE: Linux 6.8 */
-	HOST_WP = 2,	       /* write-protect on anonymous memory: 5.7 */
-	HOST_WP_SHMEM = 4,     /* write-protect on shmem: 5.19 */
-	HOST_SIGBUS = 8,       /* a fault may raise SIGBUS: 4.14 */
+	HOST_MOVE = 1,	   /* UFFDIO_MOVE: Linux 6.8 */
+	HOST_WP = 2,	   /* write-protect on anonymous memory: 5.7 */
+	HOST_WP_SHMEM = 4, /* write-protect on shmem: 5.19 */
+	HOST_SIGBUS = 8,   /* a fault may raise SIGBUS: 4.14 */
 };
 
 enum host_register { HOST_MISSING = 1, HOST_PROTECT = 2 };
@@ -37,7 +37,8 @@ struct host_fault {
 struct host_ops {
 	/* Anonymous, private, no reserve; at addr (replacing) if not NULL. */
 	int (*map_anon)(void *addr, size_t bytes, void **out);
-	/* Private, writable overlay of fd at offset, replacing [addr, +bytes) */
+	/* Private, writable overlay of fd at offset, replacing [addr, +bytes)
+	 */
 	int (*map_overlay)(void *addr, size_t bytes, int fd, uint64_t offset);
 	/* Shared, read-only, from the start of fd. */
 	int (*map_pool)(int fd, size_t bytes, void **out);

@@ -33,9 +33,9 @@ static int prefix_format(char *buf, size_t room, enum log_level level)
 	gmtime_r(&ts.tv_sec, &tm);
 	return snprintf(buf, room, "%02d:%02d:%02d.%03ld %s%s: ", tm.tm_hour,
 			tm.tm_min, tm.tm_sec, ts.tv_nsec / 1000000, log_name,
-			level == LOGL_ERROR ? " error"
+			level == LOGL_ERROR  ? " error"
 			: level == LOGL_WARN ? " warning"
-					    : "");
+					     : "");
 }
 
 void log_line(enum log_level level, const char *fmt, ...)

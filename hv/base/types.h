@@ -19,9 +19,9 @@
 #define CHUNK_PAGES ((size_t)1 << CHUNK_SHIFT)
 #define CHUNK_BYTES (CHUNK_PAGES * PAGE_BYTES)
 
-#define MUST_CHECK       __attribute__((warn_unused_result))
+#define MUST_CHECK	 __attribute__((warn_unused_result))
 #define PRINTF(fmt, arg) __attribute__((format(printf, fmt, arg)))
-#define ARRAY_LEN(a)     (sizeof(a) / sizeof((a)[0]))
+#define ARRAY_LEN(a)	 (sizeof(a) / sizeof((a)[0]))
 
 typedef struct {
 	uint64_t n;

@@ -28,10 +28,10 @@
 #include <stdlib.h>
 #include <time.h>
 
-#define BATCH		 16
-#define STACK_BYTES	 ((size_t)128 << 10)
-#define IDLE_POLL_MS	 200
-#define SPIN_NS		 30000
+#define BATCH		  16
+#define STACK_BYTES	  ((size_t)128 << 10)
+#define IDLE_POLL_MS	  200
+#define SPIN_NS		  30000
 #define NO_MEMORY_REST_NS 1000000
 
 /* ---- the store ---------------------------------------------------------- */

@@ -129,8 +129,7 @@ bool map_find_gfn(struct map *map, gfn_t gfn, struct spot *out)
 		struct range *r = &map->range[i];
 
 		if (gfn.n >= r->first.n && gfn.n - r->first.n < r->pages)
-			return r->live &&
-			       spot_set(r, gfn.n - r->first.n, out);
+			return r->live && spot_set(r, gfn.n - r->first.n, out);
 	}
 	return false;
 }

@@ -20,16 +20,16 @@
 
 struct chunk {
 	pthread_mutex_t lock;
-	uint64_t trial_ns;    /* when its held pages were lifted out */
-	uint16_t out;	      /* pages HELD, COMPRESSED or SWAPPED */
-	uint16_t io;	      /* device writes in flight: no copy takes */
-	uint16_t changed;     /* pages found changed by the last scan */
-	uint16_t vmas;	      /* mappings inside, as the last scan saw it */
-	uint8_t slot;	      /* held slot + 1; 0: none */
+	uint64_t trial_ns; /* when its held pages were lifted out */
+	uint16_t out;	   /* pages HELD, COMPRESSED or SWAPPED */
+	uint16_t io;	   /* device writes in flight: no copy takes */
+	uint16_t changed;  /* pages found changed by the last scan */
+	uint16_t vmas;	   /* mappings inside, as the last scan saw it */
+	uint8_t slot;	   /* held slot + 1; 0: none */
 	bool managed : 1;
-	bool registered : 1;  /* with userfaultfd */
-	bool pinned : 1;      /* by a device, for good */
-	bool huge : 1;	      /* one huge page, as the last scan saw it */
+	bool registered : 1; /* with userfaultfd */
+	bool pinned : 1;     /* by a device, for good */
+	bool huge : 1;	     /* one huge page, as the last scan saw it */
 };
 
 struct range {

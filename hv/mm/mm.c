@@ -185,7 +185,8 @@ void mm_destroy(struct mm *mm)
 	free(mm);
 }
 
-/* ---- the frame pool ------------------------------------------------------- */
+/* ---- the frame pool -------------------------------------------------------
+ */
 
 static bool same_file(int a, int b)
 {
@@ -293,7 +294,8 @@ int mm_page_read(struct mm *mm, gfn_t gfn, void *page_out)
 	return rc;
 }
 
-/* ---- looking ---------------------------------------------------------------- */
+/* ---- looking ----------------------------------------------------------------
+ */
 
 static void stats_faults(struct mm *mm, struct mm_stats *out)
 {

@@ -33,8 +33,8 @@ enum page_state {
 };
 
 enum page_flag {
-	PAGE_OVERLAY = 1, /* PRIVATE, but inside an overlay's mapping */
-	PAGE_OFFERED = 2, /* hvd was told the hash in payload */
+	PAGE_OVERLAY = 1,   /* PRIVATE, but inside an overlay's mapping */
+	PAGE_OFFERED = 2,   /* hvd was told the hash in payload */
 	PAGE_BALLOONED = 4, /* ABSENT, because the guest gave it back */
 };
 

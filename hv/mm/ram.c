@@ -39,8 +39,9 @@ static bool stretch_next(struct mm *mm, hva_t *hva, size_t *bytes,
 		*bytes -= step;
 		if (!map_find_hva(&mm->map, here, &out->at))
 			continue;
-		out->n = (step + (here.n & (PAGE_BYTES - 1)) + PAGE_BYTES - 1) >>
-			 PAGE_SHIFT;
+		out->n =
+			(step + (here.n & (PAGE_BYTES - 1)) + PAGE_BYTES - 1) >>
+			PAGE_SHIFT;
 		return true;
 	}
 	return false;
@@ -69,7 +70,8 @@ int mm_range_add(struct mm *mm, hva_t hva, size_t bytes, bool dontfork)
 	return rc;
 }
 
-/* ---- letting go ----------------------------------------------------------- */
+/* ---- letting go -----------------------------------------------------------
+ */
 
 static int page_restore(struct mm *mm, const struct spot *s,
 			struct releases *rel)
@@ -150,7 +152,8 @@ int mm_pin(struct mm *mm, hva_t hva, size_t bytes)
 	return rc;
 }
 
-/* ---- discards -------------------------------------------------------------- */
+/* ---- discards --------------------------------------------------------------
+ */
 
 static bool in_overlay(const struct spot *s)
 {
@@ -191,9 +194,9 @@ static int discard_run(struct mm *mm, const struct spot *s, size_t n,
 		       bool balloon, struct releases *rel)
 {
 	void *ptr = hva_ptr(spot_hva(s));
-	int rc = in_overlay(s) ? discard_overlay(mm, s, n)
-			       : mm->host->advise(ptr, n * PAGE_BYTES,
-						  MADV_DONTNEED);
+	int rc = in_overlay(s)
+			 ? discard_overlay(mm, s, n)
+			 : mm->host->advise(ptr, n * PAGE_BYTES, MADV_DONTNEED);
 
 	if (rc < 0)
 		return rc;
@@ -244,7 +247,8 @@ int mm_discard(struct mm *mm, hva_t hva, size_t bytes, bool balloon)
 	return rc;
 }
 
-/* ---- munmap ----------------------------------------------------------------- */
+/* ---- munmap -----------------------------------------------------------------
+ */
 
 static void forget_stretch(struct mm *mm, const struct stretch *st)
 {
@@ -286,7 +290,8 @@ void mm_range_forget(struct mm *mm, hva_t hva, size_t bytes)
 	}
 }
 
-/* ---- I/O behind the page table ------------------------------------------------ */
+/* ---- I/O behind the page table
+ * ------------------------------------------------ */
 
 static void io_count(struct mm *mm, hva_t hva, size_t bytes, int by)
 {

@@ -14,8 +14,8 @@
  *
  * The promotion rate, pages that come back from store or swap file per minute
  * as a share of the working set, is the brake: above its target nothing more is
- * taken for a while and trials get longer (as in Lagar-Cavilla et al., Software-
- * Defined Far Memory, ASPLOS 2019).
+ * taken for a while and trials get longer (as in Lagar-Cavilla et al.,
+ * Software- Defined Far Memory, ASPLOS 2019).
  */
 #include "hv/mm/reclaim.h"
 #include "hv/mm/take.h"
@@ -129,8 +129,7 @@ void reclaim_slot_put(struct mm *mm, const struct spot *first)
 {
 	if (!first->chunk->slot)
 		return;
-	mm->host->advise(slot_ptr(mm, first), CHUNK_BYTES,
-			 MADV_DONTNEED);
+	mm->host->advise(slot_ptr(mm, first), CHUNK_BYTES, MADV_DONTNEED);
 	mm->reclaim.slots_free |= (uint64_t)1 << (first->chunk->slot - 1);
 	first->chunk->slot = 0;
 }
@@ -177,9 +176,9 @@ static void compress_held(struct mm *mm, const struct spot *s,
 	uint8_t buf[PAGE_BYTES];
 
 	if (store_put(mm, s, page) == 0)
-		spot_set_word(mm, s,
-			      page_word(PAGE_COMPRESSED, 0, page_heat(w), 0,
-					0));
+		spot_set_word(
+			mm, s,
+			page_word(PAGE_COMPRESSED, 0, page_heat(w), 0, 0));
 	else
 		fault_bring_back(mm, s, buf);
 }
@@ -378,7 +377,8 @@ static void swap_some(struct mm *mm, const struct mm_target *target,
 	}
 }
 
-/* ---- the slice ------------------------------------------------------------ */
+/* ---- the slice ------------------------------------------------------------
+ */
 
 static struct mm_target target_get(struct mm *mm)
 {

@@ -26,13 +26,13 @@ struct look {
 	uint64_t pagemap[CHUNK_PAGES];
 };
 
-#define HASH_ZERO ((uint64_t)1 << 47 | 1) /* stands for "all zero" in a word */
+#define HASH_ZERO ((uint64_t)1 << 47 | 1) /* stands for "all zero" in a word   \
+					   */
 
 static void went_private(struct look *l, const struct spot *s)
 {
 	releases_add(&l->rel, (uint32_t)page_payload(spot_word(s)));
-	spot_set_word(l->mm, s,
-		      page_word(PAGE_PRIVATE, 0, 0, PAGE_OVERLAY, 0));
+	spot_set_word(l->mm, s, page_word(PAGE_PRIVATE, 0, 0, PAGE_OVERLAY, 0));
 	COUNT(l->mm, cow_breaks, 1);
 }
 
@@ -88,8 +88,8 @@ static uint64_t look_at(struct look *l, const struct spot *s)
 	flags = told == hash ? flags | PAGE_OFFERED
 			     : flags & ~(unsigned)PAGE_OFFERED;
 	if (told && told != hash)
-		l->ops->seen(l->ops->arg, range_gfn(s->range, s->page), 0,
-			     told, 0);
+		l->ops->seen(l->ops->arg, range_gfn(s->range, s->page), 0, told,
+			     0);
 	return page_word(PAGE_PRIVATE, age, page_heat(w), flags, hash);
 }
 
@@ -159,8 +159,8 @@ static bool look_huge(const struct look *l, const struct spot *first)
 	for (size_t i = 0; i < CHUNK_PAGES; i++)
 		if (!(l->pagemap[i] & PAGEMAP_PRESENT))
 			return false;
-	if (l->mm->host->is_huge(hva_ptr(spot_hva(first)), CHUNK_BYTES,
-				 &huge) < 0)
+	if (l->mm->host->is_huge(hva_ptr(spot_hva(first)), CHUNK_BYTES, &huge) <
+	    0)
 		return false;
 	return huge;
 }

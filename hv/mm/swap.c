@@ -21,7 +21,7 @@ struct swap {
 	int fd;
 	uint64_t slots;
 	uint64_t next;
-	uint64_t *taken; /* bitmap */
+	uint64_t *taken;      /* bitmap */
 	pthread_mutex_t lock; /* of next, taken */
 	bool broken; /* entries were left in the ring: never use it again */
 	struct io_uring ring;

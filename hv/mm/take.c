@@ -249,8 +249,7 @@ int take_drop(struct take *t, size_t i, size_t n, enum page_state state)
 		struct spot s = spot_at(&t->at, t->at.page + i + k);
 		uint64_t w = spot_word(&s);
 
-		spot_set_word(mm, &s,
-			      page_word(state, 0, page_heat(w), 0, 0));
+		spot_set_word(mm, &s, page_word(state, 0, page_heat(w), 0, 0));
 	}
 	/* Whoever waits meanwhile faults again and finds the new state. */
 	mm->host->uffd_wake(mm->uffd, at, n * PAGE_BYTES);

@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Answering hvd: contents it wants are sent, frames it grants are mapped.
+ *
+ * Grants are gathered for a moment and sorted: pages that lie together are
+ * taken together and become one mapping, whoever offered them first. A content
+ * is copied as it is now; if it no longer has the hash hvd asked for, the want
+ * is declined and hvd asks somebody else.
+ *
+ * Each want is answered exactly once, by PUBLISH or DECLINE; each grant ends as
+ * a mapping or a release. A link that goes down ends both.
+ */
+#include "sharing/share_core.h"
+#include "sharing/hash.h"
+
+#include "hv/base/log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GATHER_NS   ((uint64_t)20000000)
+#define GATHER_MOST 8192
+#define SHARE_ONCE  1024 /* grants a slice: some milliseconds */
+
+/* ---- queues -----------------------------------------------------------------
+ */
+
+static void queue_clear(struct queue *q)
+{
+	free(q->item);
+	*q = (struct queue){NULL, 0, 0, 0};
+}
+
+static int queue_reserve(struct queue *q, size_t n, size_t item_bytes)
+{
+	size_t room = q->room ? q->room : 1024;
+	void *item;
+
+	while (room < q->n + n)
+		room *= 2;
+	if (room == q->room)
+		return 0;
+	item = realloc(q->item, room * item_bytes);
+	if (!item)
+		return -ENOMEM;
+	q->item = item;
+	q->room = room;
+	return 0;
+}
+
+void merge_forget(struct share *sh)
+{
+	queue_clear(&sh->wants);
+	queue_clear(&sh->grants);
+}
+
+/* ---- wants
+ * ------------------------------------------------------------------- */
+
+struct publish {
+	struct wire_head head;
+	struct wire_publish body;
+	uint8_t room[WIRE_MAX];
+};
+
+static int decline(struct share *sh, const struct wire_want *w)
+{
+	struct {
+		struct wire_head head;
+		struct wire_want want;
+	} msg = {
+		.head = {WIRE_VERSION, WIRE_DECLINE, sizeof(msg)},
+		.want = *w,
+	};
+
+	return sh->send(sh->arg, &msg.head);
+}
+
+/* Collects pages that still have the hash; *used_out wants were looked at. */
+static uint32_t publish_fill(struct share *sh, struct publish *msg,
+			     size_t *used_out, bool *declined)
+{
+	const struct wire_want *w = sh->wants.item;
+	uint8_t *pages =
+		(uint8_t *)msg->body.entry + WIRE_PUBLISH_MAX * sizeof(*w);
+	uint32_t n = 0;
+	size_t at = sh->wants.at;
+
+	*declined = false;
+	while (at < sh->wants.n && n < WIRE_PUBLISH_MAX) {
+		uint8_t *page = pages + n * PAGE_BYTES;
+
+		if (mm_page_read(sh->mm, (gfn_t){w[at].page}, page) < 0 ||
+		    sharing_hash(sh->secret, page) != w[at].hash) {
+			*declined = n == 0;
+			break;
+		}
+		msg->body.entry[n++] = w[at++];
+	}
+	*used_out = at - sh->wants.at;
+	return n;
+}
+
+/* The entries in front, the pages right behind them. */
+static void publish_seal(struct publish *msg, uint32_t n)
+{
+	uint8_t *entries = (uint8_t *)msg->body.entry;
+
+	memmove(entries + n * sizeof(struct wire_want),
+		entries + WIRE_PUBLISH_MAX * sizeof(struct wire_want),
+		n * PAGE_BYTES);
+	msg->body.count = n;
+	msg->body.reserved = 0;
+	msg->head = (struct wire_head){
+		.version = WIRE_VERSION,
+		.type = WIRE_PUBLISH,
+		.bytes =
+			(uint32_t)(sizeof(msg->head) + sizeof(msg->body) +
+				   n * (sizeof(struct wire_want) + PAGE_BYTES)),
+	};
+}
+
+/* One message. Returns 0, or -EAGAIN: the link is full. */
+static int wants_step(struct share *sh, struct publish *msg)
+{
+	const struct wire_want *w = sh->wants.item;
+	bool declined;
+	size_t used;
+	uint32_t n = publish_fill(sh, msg, &used, &declined);
+	int rc;
+
+	if (declined) {
+		rc = decline(sh, &w[sh->wants.at]);
+		used = 1;
+	} else {
+		publish_seal(msg, n);
+		rc = sh->send(sh->arg, &msg->head);
+	}
+	if (rc == 0)
+		sh->wants.at += used;
+	return rc;
+}
+
+static bool wants_work(struct share *sh)
+{
+	struct publish *msg;
+	int rc = 0;
+
+	if (!sh->wants.n)
+		return false;
+	msg = malloc(sizeof(*msg));
+	if (!msg)
+		return false;
+	for (int i = 0; i < 32 && rc == 0 && sh->wants.at < sh->wants.n; i++)
+		rc = wants_step(sh, msg);
+	free(msg);
+	if (sh->wants.at == sh->wants.n)
+		queue_clear(&sh->wants);
+	return rc == 0 && sh->wants.n;
+}
+
+void share_want(struct share *sh, const struct wire_head *msg)
+{
+	size_t n = wire_count(msg, sizeof(struct wire_want));
+	struct wire_want *w;
+
+	if (queue_reserve(&sh->wants, n, sizeof(*w)) < 0) {
+		log_warn("no memory for %zu contents hvd wants", n);
+		return;
+	}
+	w = sh->wants.item;
+	memcpy(w + sh->wants.n, msg + 1, n * sizeof(*w));
+	sh->wants.n += n;
+}
+
+/* ---- grants
+ * -------------------------------------------------------------------- */
+
+static int grant_order(const void *a, const void *b)
+{
+	const struct mm_page_map *x = a, *y = b;
+
+	return x->gfn.n < y->gfn.n ? -1 : x->gfn.n > y->gfn.n;
+}
+
+static void grants_some(struct share *sh)
+{
+	struct mm_page_map *map = sh->grants.item;
+	size_t n = min_u64(sh->grants.n - sh->grants.at, SHARE_ONCE);
+	size_t mapped;
+
+	mm_share(sh->mm, map + sh->grants.at, n, &mapped);
+	sh->grants.at += n;
+	if (sh->grants.at == sh->grants.n)
+		queue_clear(&sh->grants);
+}
+
+static bool grants_work(struct share *sh, uint64_t now)
+{
+	if (!sh->grants.n)
+		return false;
+	if (!sh->grants.at) {
+		if (sh->grants.n < GATHER_MOST &&
+		    now - sh->grants_since_ns < GATHER_NS)
+			return false;
+		qsort(sh->grants.item, sh->grants.n, sizeof(struct mm_page_map),
+		      grant_order);
+	}
+	grants_some(sh);
+	return true;
+}
+
+/* Without memory to gather them, they are mapped right away. */
+static void grants_now(struct share *sh, const struct wire_grant *g, size_t n)
+{
+	size_t mapped;
+
+	for (size_t i = 0; i < n; i++) {
+		struct mm_page_map one = {{g[i].page}, g[i].frame};
+
+		mm_share(sh->mm, &one, 1, &mapped);
+	}
+}
+
+void share_grant(struct share *sh, const struct wire_head *msg)
+{
+	const struct wire_grant *g = (const void *)(msg + 1);
+	size_t n = wire_count(msg, sizeof(*g));
+	struct mm_page_map *map;
+
+	/* Half worked off: finish, or the order would be lost. */
+	while (sh->grants.at)
+		grants_some(sh);
+	if (queue_reserve(&sh->grants, n, sizeof(*map)) < 0) {
+		grants_now(sh, g, n);
+		return;
+	}
+	if (!sh->grants.n)
+		sh->grants_since_ns = host_real.now_ns();
+	map = sh->grants.item;
+	for (size_t i = 0; i < n; i++)
+		map[sh->grants.n++] =
+			(struct mm_page_map){{g[i].page}, g[i].frame};
+}
+
+bool merge_work(struct share *sh, uint64_t now)
+{
+	bool more = wants_work(sh);
+
+	return grants_work(sh, now) || more;
+}
+
+/* ---- HAVE
+ * ------------------------------------------------------------------------ */
+
+#define HAVE_MAX                                                               \
+	((WIRE_MAX - sizeof(struct wire_head)) / sizeof(struct wire_have))
+
+struct have {
+	struct share *sh;
+	size_t n;
+	int rc;
+	struct {
+		struct wire_head head;
+		struct wire_have have[HAVE_MAX];
+	} * msg;
+};
+
+static void have_send(struct have *h)
+{
+	h->msg->head = (struct wire_head){
+		.version = WIRE_VERSION,
+		.type = WIRE_HAVE,
+		.bytes = (uint32_t)(sizeof(h->msg->head) +
+				    h->n * sizeof(h->msg->have[0])),
+	};
+	if (h->rc == 0)
+		h->rc = h->sh->send(h->sh->arg, &h->msg->head);
+	h->n = 0;
+}
+
+static void have_add(void *arg, uint32_t frame, uint32_t refs)
+{
+	struct have *h = arg;
+
+	if (h->n == HAVE_MAX)
+		have_send(h);
+	h->msg->have[h->n++] = (struct wire_have){frame, refs};
+}
+
+int share_send_have(struct share *sh)
+{
+	struct have h = {.sh = sh};
+
+	h.msg = malloc(sizeof(*h.msg));
+	if (!h.msg)
+		return -ENOMEM;
+	mm_frames_walk(sh->mm, have_add, &h);
+	if (h.n)
+		have_send(&h);
+	have_send(&h);
+	free(h.msg);
+	return h.rc;
+}
