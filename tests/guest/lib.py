@@ -124,8 +124,9 @@ def _boot_files():
     if not os.path.exists(initrd) or \
             os.path.getmtime(initrd) < os.path.getmtime(source):
         with tempfile.TemporaryDirectory(dir=out) as tmp:
-            subprocess.run(["gcc", "-std=c11", "-O2", "-Wall", "-Wextra",
-                            "-Werror", "-static", "-o", tmp + "/init", source],
+            subprocess.run(["gcc", "-std=c11", "-O2", "-D_GNU_SOURCE", "-Wall",
+                            "-Wextra", "-Werror", "-static", "-o",
+                            tmp + "/init", source],
                            check=True)
             os.mkdir(tmp + "/dev")
             cpio = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"],
@@ -160,7 +161,7 @@ class Guest:
             open(self.console, "w").close()
             os.chmod(self.console, 0o666)
         argv = ["qemu-system-x86_64", "-accel", "tcg,tb-size=64", "-machine",
-                "q35", "-cpu", "max", "-m", str(ram), "-nodefaults",
+                "q35", "-cpu", "max,cx16=off", "-m", str(ram), "-nodefaults",
                 "-no-user-config", "-display", "none", "-no-reboot",
                 "-kernel", kernel, "-initrd", initrd, "-append",
                 "console=ttyS0 quiet panic=-1 tsc=reliable",

@@ -15,7 +15,6 @@
  * "ok" or "error"; the kernel's console is ttyS0. The guest has no other
  * devices, so nothing but these pages and the kernel uses its memory.
  */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
