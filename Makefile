@@ -44,7 +44,7 @@ BASE_O   := $(call obj,$(call src,hv/base))
 TMEM_O   := $(call obj,$(call src,tmem))
 CORE_O   := $(BASE_O) $(call obj,$(call src,hv/mm) $(call src,sharing))
 AGENT_O  := $(call obj,$(call src,hv/agent))
-DAEMON_O := $(call obj,$(call src,hv/daemon))
+DAEMON_O := $(call obj,$(filter-out hv/daemon/main.c,$(call src,hv/daemon)))
 LIBHV_O  := $(call obj,$(call src,hv/libhv))
 CTL_MAIN := hv/ctl/hv.c hv/ctl/tmem-ctl.c
 CTL_O    := $(call obj,$(filter-out $(CTL_MAIN),$(call src,hv/ctl)))
@@ -95,17 +95,22 @@ $(OUT)/libhvagent.so: $(AGENT_O) $(LIBS) hv/agent/exports.map
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,--version-script=hv/agent/exports.map \
 		-Wl,-z,defs -o $@ $(AGENT_O) $(LIBS) $(LIBS_CORE) -linih -ldl
 
-$(OUT)/hvd: $(DAEMON_O) $(LIBS)
+# hvd without its main, for the tests.
+$(OUT)/libhvd.a: $(DAEMON_O)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+$(OUT)/hvd: $(OUT)/obj/hv/daemon/main.o $(OUT)/libhvd.a $(LIBS)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS_CORE) $(LIBS_DAEMON)
 
 $(OUT)/hv $(OUT)/tmem-ctl: $(OUT)/%: $(OUT)/obj/hv/ctl/%.o $(CTL_O) $(LIBHV_O) \
 		$(LIBS)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS_CTL)
 
-$(OUT)/tests/%: $(OUT)/obj/tests/unit/%.o $(SUPPORT_O) $(LIBHV_O) $(LIBS)
+$(OUT)/tests/%: $(OUT)/obj/tests/unit/%.o $(SUPPORT_O) $(LIBHV_O) \
+		$(OUT)/libhvd.a $(LIBS)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS_CORE) -ljansson -linih -lcheck \
-		-lsubunit -lrt -lm
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS_CORE) -ljansson -linih -lsystemd \
+		-lmicrohttpd -lcheck -lsubunit -lrt -lm
 
 $(OUT)/bench/%: $(OUT)/obj/bench/%.o $(LIBS)
 	@mkdir -p $(@D)
