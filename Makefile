@@ -106,11 +106,15 @@ $(OUT)/hv $(OUT)/tmem-ctl: $(OUT)/%: $(OUT)/obj/hv/ctl/%.o $(CTL_O) $(LIBHV_O) \
 		$(LIBS)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS_CTL)
 
-$(OUT)/tests/%: $(OUT)/obj/tests/unit/%.o $(SUPPORT_O) $(LIBHV_O) \
-		$(OUT)/libhvd.a $(LIBS)
+# The commands without their mains, for the tests.
+$(OUT)/libctl.a: $(CTL_O)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+$(OUT)/tests/%: $(OUT)/obj/tests/unit/%.o $(SUPPORT_O) $(OUT)/libctl.a \
+		$(LIBHV_O) $(OUT)/libhvd.a $(LIBS)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS_CORE) -ljansson -linih -lsystemd \
-		-lmicrohttpd -lcheck -lsubunit -lrt -lm
+		-lmicrohttpd -lncurses -ltinfo -lcheck -lsubunit -lrt -lm
 
 $(OUT)/bench/%: $(OUT)/obj/bench/%.o $(LIBS)
 	@mkdir -p $(@D)
@@ -138,6 +142,36 @@ check-layers:
 
 format:
 	$(Q)git ls-files '*.c' '*.h' | xargs clang-format -i
+
+# Sets up this host as `make install` leaves it: a changed hvd.conf stays.
+INSTALL  ?= install
+SYSCONF  ?= /etc
+UNITDIR  ?= $(PREFIX)/lib/systemd/system
+COMPDIR  ?= $(PREFIX)/share/bash-completion/completions
+to = $(DESTDIR)$(1)
+
+install: all
+	$(Q)$(INSTALL) -d $(call to,$(PREFIX)/bin) $(call to,$(PREFIX)/sbin) \
+		$(call to,$(PREFIX)/lib/tidepool) $(call to,$(COMPDIR)) \
+		$(call to,$(UNITDIR)) $(call to,$(SYSCONF)/tidepool)
+	$(Q)$(INSTALL) -m 755 $(OUT)/hv $(OUT)/tmem-ctl $(call to,$(PREFIX)/bin)
+	$(Q)$(INSTALL) -m 755 $(OUT)/hvd $(call to,$(PREFIX)/sbin)
+	$(Q)$(INSTALL) -m 644 $(OUT)/libhvagent.so \
+		$(call to,$(PREFIX)/lib/tidepool)
+	$(Q)$(INSTALL) -m 644 $(wildcard completions/*) $(call to,$(COMPDIR))
+	$(Q)for page in $(wildcard docs/man/*.[1-8]); do \
+		$(INSTALL) -D -m 644 -t \
+		$(call to,$(PREFIX)/share/man)/man$${page##*.} $$page || exit; \
+	done
+	$(Q)for unit in $(wildcard hv/daemon/hvd.service); do \
+		sed 's,/usr/local/,$(PREFIX)/,g' $$unit >$(OUT)/hvd.service && \
+		$(INSTALL) -m 644 $(OUT)/hvd.service $(call to,$(UNITDIR)) || \
+		exit; \
+	done
+	$(Q)for conf in $(wildcard hv/daemon/hvd.conf); do \
+		[ -e $(call to,$(SYSCONF)/tidepool/hvd.conf) ] || \
+		$(INSTALL) -m 644 $$conf $(call to,$(SYSCONF)/tidepool) || exit; \
+	done
 
 clean:
 	$(Q)rm -rf $(BUILD)

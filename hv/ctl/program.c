@@ -65,7 +65,7 @@ static const struct opt_text {
 	[OPT_IF_POSSIBLE] = {"--if-possible", OPT_FLAG, "",
 			     "run the VM unmanaged rather than not at all"},
 	[OPT_SORT] = {"--sort", OPT_VALUE, "KEY",
-		      "name, ram, private, shared, compressed, swapped, "
+		      "name, ram, private, shared, compr, swap, "
 		      "refault or faults"},
 };
 

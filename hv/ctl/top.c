@@ -40,8 +40,8 @@ const struct top_key_text top_key_texts[TOP_KEYS] = {
 	[TOP_BY_RAM] = {'m', "ram"},
 	[TOP_BY_PRIVATE] = {'p', "private"},
 	[TOP_BY_SHARED] = {'s', "shared"},
-	[TOP_BY_COMPRESSED] = {'c', "compressed"},
-	[TOP_BY_SWAPPED] = {'w', "swapped"},
+	[TOP_BY_COMPRESSED] = {'c', "compr"},
+	[TOP_BY_SWAPPED] = {'w', "swap"},
 	[TOP_BY_REFAULT] = {'r', "refault"},
 	[TOP_BY_FAULTS] = {'f', "faults"},
 };
