@@ -338,27 +338,41 @@ static void name_clean(const char *text, size_t n, char out[WIRE_NAME_MAX])
 	out[at] = '\0';
 }
 
+/* The value in "NAME,opt=x", or in "opt=x,guest=NAME". n: its bytes. */
+static const char *name_value(const char *arg, size_t n, size_t *n_out)
+{
+	const char *guest = memmem(arg, n, "guest=", 6);
+	const char *value = guest ? guest + 6 : arg;
+	const char *comma = memchr(value, ',', n - (size_t)(value - arg));
+
+	*n_out = (size_t)((comma ? comma : arg + n) - value);
+	return value;
+}
+
+static bool is_name_option(const char *arg, size_t n)
+{
+	return (n == 5 && !memcmp(arg, "-name", 5)) ||
+	       (n == 6 && !memcmp(arg, "--name", 6));
+}
+
+/* The text may end anywhere: it is what of a command line fitted a buffer. */
 void config_name_guess(const char *cmdline, size_t n, int pid,
 		       char out[WIRE_NAME_MAX])
 {
-	const char *end = cmdline + n;
-	const char *value = NULL, *guest;
+	const char *end = cmdline + n, *value;
+	bool next = false;
+	size_t len, value_len;
 
-	for (const char *arg = cmdline; arg < end;) {
-		size_t len = strnlen(arg, (size_t)(end - arg));
-
-		if (value) {
-			guest = strstr(arg, "guest=");
-			value = guest ? guest + 6 : arg;
+	out[0] = '\0';
+	for (const char *arg = cmdline; arg < end && !out[0]; arg += len + 1) {
+		len = strnlen(arg, (size_t)(end - arg));
+		if (next) {
+			value = name_value(arg, len, &value_len);
+			name_clean(value, value_len, out);
 			break;
 		}
-		if (!strcmp(arg, "-name") || !strcmp(arg, "--name"))
-			value = arg;
-		arg += len + 1;
+		next = is_name_option(arg, len);
 	}
-	out[0] = '\0';
-	if (value)
-		name_clean(value, strcspn(value, ","), out);
 	if (!out[0])
 		snprintf(out, WIRE_NAME_MAX, "vm-%d", pid);
 }
