@@ -34,8 +34,8 @@ slots=$(nproc)
 [ "$slots" -gt 4 ] && slots=4
 logs=$BUILD/check
 passed=0 failed=0 skipped=0
-declare -A job_of # pid -> name
-declare -A start_of
+declare -A job_of=() # pid -> name
+declare -A start_of=()
 
 rm -rf "$logs"
 mkdir -p "$logs"
@@ -139,6 +139,7 @@ reap() { # waits for one job to end
 	local name=${job_of[$pid]}
 	unset "job_of[$pid]"
 	case $name in
+	build/*) built=$rc ;;
 	vm*/machine) account_vm "${name%%/*}" $rc ;;
 	*) account "$name" $rc "$logs/$name.log" \
 		$(($(now) - start_of[$name])) ;;
@@ -181,15 +182,17 @@ build() { # name command...: without it nothing else can run
 	shift
 	start=$(now)
 	mkdir -p "$(dirname "$logs/$name")"
-	# In the background, for Ctrl-C to be heard while it runs.
+	# In the background, for Ctrl-C to be heard and other jobs to be reaped.
 	timeout 1200 "$@" >"$logs/$name.log" 2>&1 </dev/null &
 	job_of[$!]=$name
-	if wait $!; then
-		unset "job_of[$!]"
+	built=
+	while [ -z "$built" ]; do
+		reap
+	done
+	if [ "$built" = 0 ]; then
 		line built "${name#build/}" "in $((($(now) - start) / 1000)) s"
 		return 0
 	fi
-	unset "job_of[$!]"
 	failed=$((failed + 1))
 	fail "$name" "does not build" "$logs/$name.log"
 	return 1

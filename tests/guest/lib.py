@@ -13,9 +13,12 @@ starts dies with it: children carry a parent-death signal, and every file is
 in one temporary folder. Environment: BUILD (build), KEEP=1 keeps that folder.
 """
 
+import array
 import ctypes
 import json
+import mmap
 import os
+import pwd
 import random
 import shutil
 import signal
@@ -33,6 +36,7 @@ BUILD = os.path.abspath(os.environ.get("BUILD", os.path.join(ROOT, "build")))
 PAGE = 4096
 KINDS = ("zero", "same", "common", "dup", "random", "text")
 DUP_SPREAD = 16     # payload.c: equal pages of a guest come in groups of this
+PFN_MASK = (1 << 55) - 1
 PR_SET_PDEATHSIG = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -101,6 +105,11 @@ def log_text(log):
         return ""
 
 
+def said(log, text):
+    """The lines of a log that hold the text."""
+    return [ln for ln in log_text(log).splitlines() if text in ln]
+
+
 def built(name):
     path = os.path.join(BUILD, name)
     if not os.path.exists(path):
@@ -157,6 +166,9 @@ class Guest:
         listener.bind(path)
         listener.listen(1)
         if user is not None:
+            # The checkout may be in a folder that this user may not enter.
+            kernel, initrd = lend(kernel), lend(initrd)
+            env = dict(env or {}, LD_PRELOAD=lend(built("libhvagent.so")))
             os.chmod(path, 0o777)
             open(self.console, "w").close()
             os.chmod(self.console, 0o666)
@@ -170,9 +182,7 @@ class Guest:
                 "-chardev", f"socket,id=c1,path={path}",
                 "-serial", "chardev:c1"]
         argv, env = managed(argv, how, name, hvd, domain, dict(env or {}))
-        more = {} if user is None else {"user": user, "group": user,
-                                        "extra_groups": []}
-        self.proc = spawn(argv, self.log, env=env, **more)
+        self.proc = spawn(argv, self.log, env=env, **as_user(user))
         listener.settimeout(30)
         try:
             self.line, _ = listener.accept()
@@ -256,9 +266,10 @@ def managed(argv, how, name, hvd, domain, env):
     """The command line and environment that run argv as a managed VM."""
     if how == "plain":
         return argv, env
-    env["TIDEPOOL_SOCKET"] = hvd.agent_socket
+    env["TIDEPOOL_RUN_DIR"] = hvd.dir
+    env["TIDEPOOL_CONFIG"] = hvd.agent_conf
     if how == "preload":
-        env["LD_PRELOAD"] = built("libhvagent.so")
+        env.setdefault("LD_PRELOAD", built("libhvagent.so"))
         env["TIDEPOOL_NAME"] = name
         if domain:
             env["TIDEPOOL_DOMAIN"] = domain
@@ -268,6 +279,66 @@ def managed(argv, how, name, hvd, domain, env):
     if domain:
         front += ["--domain", domain]
     return front + ["--"] + argv, env
+
+
+def resident_pfns(pid):
+    """Page frame numbers of all writable private memory of a process.
+
+    That is guest RAM above all: two of these have a number in common exactly
+    where one page of the host serves both, whatever hvd says about it.
+    """
+    found = set()
+    with open(f"/proc/{pid}/maps") as maps, \
+            open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+        for line in maps:
+            span, perms = line.split()[:2]
+            if perms[:2] != "rw" or perms[3] != "p":
+                continue
+            start, end = (int(x, 16) for x in span.split("-"))
+            pagemap.seek(start // PAGE * 8)
+            entries = array.array("Q")
+            entries.frombytes(pagemap.read((end - start) // PAGE * 8))
+            found.update(e & PFN_MASK for e in entries if e >> 63)
+    found.discard(0)    # not root: the kernel shows none
+    return found - _zero_pfns()
+
+
+def _zero_pfns():
+    """The kernel's zero page; and the huge one is not used below 2 MiB."""
+    page = mmap.mmap(-1, PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    page[0]             # reads: maps the zero page
+    address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        pagemap.seek(address // PAGE * 8)
+        entry = struct.unpack("<Q", pagemap.read(8))[0]
+    return {entry & PFN_MASK}
+
+
+def common_pfns(a, b):
+    """Pages of the host that serve both guests."""
+    return len(resident_pfns(a.pid) & resident_pfns(b.pid))
+
+
+def as_user(name):
+    """spawn's arguments to run something as a user without rights."""
+    if name is None:
+        return {}
+    if os.getuid() != 0:
+        raise Skip(f"only root can start a program as {name}")
+    return {"user": name, "group": name_group(name), "extra_groups": []}
+
+
+def name_group(name):
+    return pwd.getpwnam(name).pw_gid
+
+
+def lend(path):
+    """A copy of a file that every user can read."""
+    os.chmod(work, 0o755)
+    copy = os.path.join(work, os.path.basename(path))
+    shutil.copy(path, copy)
+    os.chmod(copy, 0o755)
+    return copy
 
 
 def proc_state(pid):
@@ -286,19 +357,25 @@ def proc_state(pid):
 class Hvd:
     """A daemon of this test's own, with sockets in the test's folder."""
 
-    def __init__(self, **settings):
+    def __init__(self, user=None):
+        self.user = user
         self.dir = os.path.join(work, "run")
         os.makedirs(self.dir, exist_ok=True)
         os.chmod(work, 0o755)
-        self.agent_socket = os.path.join(self.dir, "agent.sock")
         self.control_socket = os.path.join(self.dir, "control.sock")
-        self.settings = settings
+        self.agent_conf = os.path.join(work, "agent.conf")
+        with open(self.agent_conf, "w") as f:
+            f.write("[default]\nlog = debug\n")
         self.log = "hvd.log"
         self.proc = None
+        if user is not None:
+            shutil.chown(self.dir, user)
 
     def start(self):
-        argv = [built("hvd"), "--run-dir", self.dir]
-        self.proc = spawn(argv, self.log)
+        program = built("hvd") if self.user is None else lend(built("hvd"))
+        self.proc = spawn([program], self.log,
+                          env={"TIDEPOOL_RUN_DIR": self.dir},
+                          **as_user(self.user))
         wait_for("hvd's control socket", self._answers, 20)
         return self
 
@@ -347,6 +424,20 @@ class Hvd:
         vm = self.vm(name)
         check(vm, f"hvd does not list {name}")
         return vm["mm"]
+
+    def share(self):
+        """From now on equal pages are looked for, pressure or none."""
+        self.call("pressure", state="clear")
+        return self
+
+    def frames(self):
+        """Frames in use, in all domains."""
+        return sum(d["frames"] for d in self.call("domains")["domains"])
+
+    def check(self):
+        """Every agent verifies its own structures against the kernel's."""
+        answer = self.call("check")
+        check(answer["ok"], f"hvd: check: {answer}")
 
     def domain(self, name):
         for d in self.call("domains")["domains"]:
