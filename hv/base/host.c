@@ -231,17 +231,24 @@ static struct host_fault fault_of(const struct uffd_msg *msg)
 	};
 }
 
+static int real_uffd_wait(int fd, int stop_fd)
+{
+	struct pollfd p[2] = {
+		{.fd = fd, .events = POLLIN},
+		{.fd = stop_fd, .events = POLLIN},
+	};
+
+	return poll(p, 2, -1) < 0 && errno != EINTR ? -errno : 0;
+}
+
 static int real_uffd_read(int fd, struct host_fault *faults, size_t max,
-			  int timeout_ms, size_t *n_out)
+			  size_t *n_out)
 {
 	struct uffd_msg msg[16];
-	struct pollfd p = {.fd = fd, .events = POLLIN};
 	size_t want = min_u64(max, ARRAY_LEN(msg)) * sizeof(msg[0]);
 	ssize_t r;
 
 	*n_out = 0;
-	if (timeout_ms != 0 && poll(&p, 1, timeout_ms) <= 0)
-		return 0;
 	r = read(fd, msg, want);
 	if (r < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
@@ -372,6 +379,7 @@ const struct host_ops host_real = {
 	.uffd_zero = real_uffd_zero,
 	.uffd_move = real_uffd_move,
 	.uffd_protect = real_uffd_protect,
+	.uffd_wait = real_uffd_wait,
 	.uffd_read = real_uffd_read,
 	.pagemap_read = real_pagemap_read,
 	.is_huge = real_is_huge,

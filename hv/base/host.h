@@ -62,9 +62,11 @@ struct host_ops {
 	int (*uffd_move)(int fd, void *to, void *from, size_t bytes,
 			 size_t *done_out);
 	int (*uffd_protect)(int fd, void *addr, size_t bytes, bool on);
-	/* Waits up to timeout_ms (-1: for ever); *n_out may be 0. */
+	/* Sleeps until there is something to read on fd or on stop_fd. */
+	int (*uffd_wait)(int fd, int stop_fd);
+	/* Never sleeps; *n_out may be 0. */
 	int (*uffd_read)(int fd, struct host_fault *faults, size_t max,
-			 int timeout_ms, size_t *n_out);
+			 size_t *n_out);
 
 	/* One entry per page of [addr, +pages) of this process. */
 	int (*pagemap_read)(const void *addr, size_t pages, uint64_t *out);

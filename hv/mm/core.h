@@ -94,6 +94,7 @@ struct mm {
 	unsigned fault_threads;
 	struct fault_thread *fault;
 	_Atomic bool stopping;
+	int stop_fd; /* eventfd: readable when stopping */
 
 	struct mm_count count;
 };

@@ -26,11 +26,12 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <time.h>
+#include <unistd.h>
 
 #define BATCH		  16
 #define STACK_BYTES	  ((size_t)128 << 10)
-#define IDLE_POLL_MS	  200
 #define SPIN_NS		  30000
 #define NO_MEMORY_REST_NS 1000000
 
@@ -232,10 +233,10 @@ static size_t next_batch(struct mm *mm, struct host_fault *f, bool busy)
 	size_t n = 0;
 
 	do {
-		mm->host->uffd_read(mm->uffd, f, BATCH, 0, &n);
+		mm->host->uffd_read(mm->uffd, f, BATCH, &n);
 	} while (!n && until && mm->host->now_ns() < until);
-	if (!n)
-		mm->host->uffd_read(mm->uffd, f, BATCH, IDLE_POLL_MS, &n);
+	if (!n && mm->host->uffd_wait(mm->uffd, mm->stop_fd) == 0)
+		mm->host->uffd_read(mm->uffd, f, BATCH, &n);
 	return n;
 }
 
@@ -280,9 +281,14 @@ int fault_threads_start(struct mm *mm, unsigned n)
 
 	if (n > FAULT_THREADS_MAX)
 		n = FAULT_THREADS_MAX;
+	mm->stop_fd = eventfd(0, EFD_CLOEXEC);
+	if (mm->stop_fd < 0)
+		return -errno;
 	mm->fault = aligned_alloc(4096, n * sizeof(*mm->fault));
-	if (!mm->fault)
+	if (!mm->fault) {
+		close(mm->stop_fd);
 		return -ENOMEM;
+	}
 	memset(mm->fault, 0, n * sizeof(*mm->fault));
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK_BYTES);
@@ -300,10 +306,15 @@ int fault_threads_start(struct mm *mm, unsigned n)
 
 void fault_threads_stop(struct mm *mm)
 {
+	uint64_t one = 1;
+
 	mm->stopping = true;
+	if (write(mm->stop_fd, &one, sizeof(one)) < 0)
+		log_error("cannot stop the fault threads");
 	for (unsigned i = 0; i < mm->fault_threads; i++)
 		pthread_join(mm->fault[i].id, NULL);
 	mm->fault_threads = 0;
 	free(mm->fault);
 	mm->fault = NULL;
+	close(mm->stop_fd);
 }
