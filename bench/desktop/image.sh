@@ -41,6 +41,7 @@ bar() {
 
 mkdir -p "$(dirname "$dir")"
 work=$(mktemp -d "$(dirname "$dir")/.image.XXXXXX")
+chmod 755 "$work" # apt's own user looks in
 child=
 clean() {
 	local rc=$?
@@ -71,18 +72,18 @@ mmdebstrap --variant=minbase --include="$packages" \
 	--dpkgopt='path-exclude=/usr/share/man/*' \
 	--dpkgopt='path-exclude=/usr/share/locale/*' \
 	--aptopt='Acquire::Retries "3"' \
-	--essential-hook='mkdir -p "$1/etc/initramfs-tools/hooks"
-		"$1/etc/initramfs-tools/conf.d"' \
+	--essential-hook='mkdir -p "$1/etc/initramfs-tools/hooks"' \
+	--essential-hook='mkdir -p "$1/etc/initramfs-tools/conf.d"' \
 	--essential-hook="echo MODULES=list \
-		>\"\$1/etc/initramfs-tools/conf.d/tidepool\"" \
+		>'$root/etc/initramfs-tools/conf.d/tidepool'" \
 	--essential-hook="cp '$here/guest/initramfs-hook' \
-		\"\$1/etc/initramfs-tools/hooks/tidepool\"" \
+		'$root/etc/initramfs-tools/hooks/tidepool'" \
 	bookworm "$root" >"$work/log" 2>&1 &
 child=$!
 # What it prints is not a measure of time, but the size of the tree is.
 while kill -0 "$child" 2>/dev/null; do
 	have=$(du -sm "$root" 2>/dev/null | cut -f1 || true)
-	percent=$((${have:-0} * 85 / 850))
+	percent=$((${have:-0} * 85 / 1050))
 	bar $((percent > 85 ? 85 : percent)) "installing Debian"
 	sleep 2
 done
@@ -96,8 +97,6 @@ gcc -std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -static \
 install -m 755 "$here/guest/desktop.sh" "$share/desktop.sh"
 install -m 644 "$here/guest/index.html" "$share/page/index.html"
 install -m 644 "$here"/guest/*.service "$root/etc/systemd/system/"
-mkdir -p "$root/etc/firefox-esr/policies"
-install -m 644 "$here/guest/policies.json" "$root/etc/firefox-esr/policies/"
 {
 	chroot "$root" useradd -m -s /bin/sh desk
 	chroot "$root" systemctl enable desktop workload
@@ -107,12 +106,26 @@ install -m 644 "$here/guest/policies.json" "$root/etc/firefox-esr/policies/"
 		systemd-timesyncd
 	chroot "$root" apt-get clean
 	chroot "$root" passwd -d root
+	chroot "$root" install -d -o desk -g desk /home/desk/profile
+	install -m 644 "$here/guest/user.js" "$root/home/desk/profile/"
 } >>"$work/log" 2>&1
 echo '/dev/vda / ext4 defaults 0 1' >"$root/etc/fstab"
 echo desktop >"$root/etc/hostname"
 rm -f "$root/etc/machine-id" "$root/etc/resolv.conf"
 : >"$root/etc/machine-id"
 rm -rf "$root"/var/lib/apt/lists/*
+
+# One start here, at full speed, fills the browser's caches: a desktop's browser
+# has been started before. It runs without network, in mounts of its own.
+bar 88 "first start of the browser"
+unshare --mount --net --pid --fork sh -c '
+	mount -t proc proc "$1/proc"
+	mount -t tmpfs tmpfs "$1/dev/shm"
+	timeout -s TERM 15 chroot --userspec=desk "$1" env HOME=/home/desk \
+		firefox-esr --headless --no-remote --profile /home/desk/profile \
+		file:///usr/share/tidepool/page/index.html
+' - "$root" >>"$work/log" 2>&1 || test $? = 124
+rm -rf "$root/home/desk/profile/lock" "$root"/tmp/*
 
 bar 90 "checksums"
 "$share/workload" manifest "$root" >"$work/manifest"

@@ -60,10 +60,13 @@
 #define MIB_PAGES(mib) ((size_t)(mib)*256)
 
 enum {
-	FILE_BYTES_A_ROUND = 16 << 20, /* of the hot files */
-	FILE_DROP_ONE_IN = 64,	       /* read again from the disk */
-	STARTS_A_ROUND = 6,
-	OWN_FILE_PAGES = 32 * 256,
+	FILE_BYTES_A_ROUND = 4 << 20, /* of the hot files */
+	FILE_DROP_ONE_IN = 64,	      /* read again from the disk */
+	STARTS_A_ROUND = 1,
+	FILE_BYTES_MAX = 32 << 20, /* larger ones are left alone */
+	FILES_BYTES_HOT = 64 << 20,
+	FILES_BYTES_MAX = 400 << 20, /* of all: about half of a guest */
+	OWN_FILE_PAGES = 24 * 256,
 };
 
 extern char **environ;
@@ -219,31 +222,31 @@ static struct region regions[] = {
 	{.name = "random",
 	 .kind = RANDOM,
 	 .own = true,
-	 .pages = MIB_PAGES(48),
+	 .pages = MIB_PAGES(32),
 	 .hot = MIB_PAGES(8),
-	 .check = MIB_PAGES(2),
-	 .rewrite = 128,
+	 .check = 128,
+	 .rewrite = 48,
 	 .sample = 1},
 	{.name = "text",
 	 .kind = TEXT,
 	 .own = true,
-	 .pages = MIB_PAGES(64),
+	 .pages = MIB_PAGES(40),
 	 .hot = MIB_PAGES(8),
-	 .check = MIB_PAGES(2),
-	 .rewrite = 128,
+	 .check = 128,
+	 .rewrite = 48,
 	 .sample = 1},
 	{.name = "same",
 	 .kind = RANDOM,
 	 .own = false,
-	 .pages = MIB_PAGES(32),
+	 .pages = MIB_PAGES(16),
 	 .hot = MIB_PAGES(4),
-	 .check = MIB_PAGES(1),
+	 .check = 64,
 	 .rewrite = 16,
 	 .sample = 1},
 	{.name = "zero",
 	 .kind = ZERO,
 	 .own = false,
-	 .pages = MIB_PAGES(16),
+	 .pages = MIB_PAGES(8),
 	 .hot = MIB_PAGES(1),
 	 .check = 64,
 	 .rewrite = 8,
@@ -350,9 +353,18 @@ static int manifest_visit(const char *path, const struct stat *st, int type,
 {
 	uint64_t bytes = 0;
 
+	static ino_t seen[64]; /* hard links; the tree is one file system */
+	static size_t n;
+
 	(void)ftw;
-	if (type != FTW_F || !S_ISREG(st->st_mode) || st->st_size < PAGE)
+	if (type != FTW_F || !S_ISREG(st->st_mode) || st->st_size < PAGE ||
+	    st->st_size > FILE_BYTES_MAX)
 		return 0;
+	for (size_t i = 0; st->st_nlink > 1 && i < n; i++)
+		if (seen[i] == st->st_ino)
+			return 0;
+	if (st->st_nlink > 1 && n < sizeof(seen) / sizeof(seen[0]))
+		seen[n++] = st->st_ino;
 	uint64_t sum = file_sum(path, false, &bytes);
 	printf("%016jx %ju %s\n", (uintmax_t)sum, (uintmax_t)bytes, path);
 	return 0;
@@ -387,8 +399,13 @@ static void files_load(const char *manifest)
 	fclose(in);
 	qsort(files, file_count, sizeof(*files), file_cmp);
 	uint64_t total = 0;
-	while (file_hot < file_count && total < (64u << 20))
-		total += files[file_hot++].bytes;
+	size_t n = 0;
+	for (; n < file_count && total < FILES_BYTES_MAX; n++) {
+		total += files[n].bytes;
+		if (total < FILES_BYTES_HOT)
+			file_hot = n + 1;
+	}
+	file_count = n;
 }
 
 static uint64_t files_check_all(void)
