@@ -80,6 +80,9 @@ help:
 deps:
 	$(Q)tests/rig/deps.sh
 
+# Chosen at run time, where the processor has it.
+$(OUT)/obj/sharing/hash_avx2.o: CFLAGS += -mavx2
+
 $(OUT)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
