@@ -1,9 +1,34 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The page store: transcendent memory as a library. A client (one guest) puts
+ * 4096-byte pages into its pools under a key (pool, object, index) and gets
+ * them back by it. Pages of a persistent pool stay until they are flushed;
+ * those of an ephemeral pool may be dropped at any time.
+ *
+ * Results are 0 or a negative errno. Every call is thread safe, with one
+ * exception: while tmem_client_destroy or tmem_destroy runs, no other call may
+ * use what it destroys. Puts and gets of different keys run in parallel. A
+ * page's memory is touched with no lock held, and read once: it may be changed
+ * under way by others, and a touch of it may itself fault into this store.
+ * No call but tmem_check writes to the log.
+ *
+ * docs/tmem.md tells the laws and the policy.
+ */
 #ifndef TMEM_TMEM_H
 #define TMEM_TMEM_H
+
+#include "hv/base/types.h"
+
 #include <stdbool.h>
 #include <stdint.h>
-/* placeholder until the store lands in the same series */
+
+#define TMEM_PAGE_BYTES	   4096
+#define TMEM_POOLS_MAX	   16 /* of one client */
+#define TMEM_NAME_MAX	   64 /* of a client, with the terminating 0 */
+#define TMEM_AUTHS_MAX	   64 /* shared pools one client may join */
+#define TMEM_WEIGHT_NORMAL 1000
+
+/* G(name, unit, help): gauge.  C(name, unit, help): counter. */
 #define TMEM_STATS(G, C)                                                       \
 	G(stored_bytes, bytes, "payload")                                      \
 	G(metadata_bytes, bytes, "descriptors and tables")                     \
@@ -20,11 +45,125 @@
 	C(gets, count, "gets")                                                 \
 	C(gets_missed, count, "gets that missed")                              \
 	C(flushes, count, "flushes of a page or object")                       \
-	C(evictions, pages, "ephemeral pages dropped by the host")
+	C(evictions, pages, "ephemeral pages dropped by the host")             \
+	C(puts_poor, count, "puts kept raw because LZ4 saved too little")      \
+	C(puts_frozen, count, "puts refused because the client is frozen")     \
+	C(puts_full, count, "puts refused for want of memory")
 
 struct tmem_stats {
 #define FIELD(name, unit, help) uint64_t name;
 	TMEM_STATS(FIELD, FIELD)
 #undef FIELD
 };
+
+struct tmem;	    /* one store */
+struct tmem_client; /* one guest's view */
+
+struct tmem_oid {
+	uint64_t w[3];
+};
+
+/* Flags of a pool. Shared pools are ephemeral. */
+enum { TMEM_EPHEMERAL = 0, TMEM_PERSISTENT = 1, TMEM_SHARED = 2 };
+
+/*
+ * budget_bytes: the most memory the store may use, payload and everything else
+ * of it included (struct tmem_stats.used_bytes); 0: no limit. -ENOMEM.
+ */
+MUST_CHECK int tmem_create(uint64_t budget_bytes, struct tmem **tm_out);
+
+/* Destroys all clients, too. NULL is allowed. */
+void tmem_destroy(struct tmem *tm);
+
+/*
+ * A client of normal weight, no cap, no reserve, compression on. The name is
+ * copied. -EINVAL: empty or too long a name; -ENOMEM.
+ */
+MUST_CHECK int tmem_client_create(struct tmem *tm, const char *name,
+				  struct tmem_client **cl_out);
+
+/* Its pages are gone, and their memory free, when this returns. */
+void tmem_client_destroy(struct tmem_client *cl);
+
+/*
+ * weight: share of the ephemeral memory under pressure, relative to the other
+ * clients'. cap_bytes: hard maximum of the client's memory, metadata included;
+ * 0: none. reserve_bytes: of ephemeral memory, not taken while another client
+ * is above its own reserve. compress: for puts from now on. All take effect at
+ * once: a cap below what the client has drops ephemeral pages before this
+ * returns; persistent ones stay, and puts are refused until they fit.
+ */
+int tmem_client_set(struct tmem_client *cl, uint32_t weight, uint64_t cap_bytes,
+		    uint64_t reserve_bytes, bool compress);
+
+/*
+ * May the client join the shared pool of this uuid? -ENOSPC: too many;
+ * -ENOMEM.
+ */
+int tmem_client_auth(struct tmem_client *cl, const uint8_t uuid[16], bool on);
+
+/*
+ * Returns the pool's id, 0 to TMEM_POOLS_MAX - 1. uuid may be NULL unless the
+ * pool is shared. -EINVAL: unknown flags, or shared and persistent; -EACCES:
+ * not authorised for this uuid; -ENOSPC: no pool left; -ENOMEM; -ENOSYS: an
+ * authorised join of a shared pool, which this version does not have.
+ */
+int tmem_pool_create(struct tmem_client *cl, uint32_t flags,
+		     const uint8_t uuid[16]);
+
+/* -ENOENT: no such pool. */
+int tmem_pool_destroy(struct tmem_client *cl, int pool);
+
+/*
+ * Stores a copy of the page; replaces what the key had. -ENOMEM: not stored
+ * (cap, budget or memory), -EBUSY: the client is frozen and the key is new,
+ * -ENOENT: no such pool. After -ENOMEM the key holds nothing, neither the new
+ * page nor an old one. -ENOENT and -EBUSY leave nothing behind either.
+ */
+int tmem_put(struct tmem_client *cl, int pool, const struct tmem_oid *oid,
+	     uint32_t index, const void *page);
+
+/*
+ * -ENOENT: a miss, or no such pool; page_out is untouched. -EUCLEAN: the stored
+ * copy is damaged (a bug or bad memory, never the guest's doing). From an
+ * ephemeral pool the page is removed.
+ */
+int tmem_get(struct tmem_client *cl, int pool, const struct tmem_oid *oid,
+	     uint32_t index, void *page_out);
+
+/* 0, also where nothing was there. */
+int tmem_flush_page(struct tmem_client *cl, int pool,
+		    const struct tmem_oid *oid, uint32_t index);
+int tmem_flush_object(struct tmem_client *cl, int pool,
+		      const struct tmem_oid *oid);
+
+/*
+ * While frozen, a put to a new key is refused with -EBUSY; all else works. No
+ * new key appears after tmem_freeze(cl, true) has returned.
+ */
+int tmem_freeze(struct tmem_client *cl, bool on);
+
+/*
+ * Drops ephemeral pages, as pressure would, until at least this many bytes
+ * are free or none are left. Returns the bytes freed, counted as
+ * tmem_freeable counts them.
+ */
+uint64_t tmem_flush(struct tmem *tm, uint64_t bytes);
+
+/* Bytes of all ephemeral pages, their descriptors included. */
+uint64_t tmem_freeable(const struct tmem *tm);
+
+/* -ENOSYS: not in this version. */
+int tmem_save(struct tmem_client *cl, int fd);
+int tmem_restore(struct tmem_client *cl, int fd);
+
+/*
+ * Verifies every structure, checksum and sum. 0, or -EUCLEAN and a log line
+ * for what is wrong. Holds up puts and gets of a part of the keys at a time.
+ */
+int tmem_check(const struct tmem *tm);
+
+/* A consistent snapshot: stored + metadata + slack = used, exactly. */
+void tmem_stats(const struct tmem *tm, struct tmem_stats *out);
+
 #endif

@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The laws of tmem against a naive model: an array of keys, each with the seed
+ * of the page it should hold. Random operations; one thread, and eight that
+ * share the model under a lock per key while a ninth changes everything that
+ * must not matter (compression, weights, caps, freezing, eviction, checks).
+ *
+ * What a get may return:
+ *   persistent   exactly the model's page, or a miss exactly where it has none
+ *   ephemeral    the model's page or a miss; after a miss or a get, a miss
+ */
+#include "tmem/tmem.h"
+#include "tests/support/rng.h"
+
+#include <check.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define THREADS 8
+#define OBJECTS 4
+#define INDEXES 1536 /* of an object: several shards, partly full leaves */
+#define POOLS	4
+#define KEYS	(POOLS * OBJECTS * INDEXES)
+#define CLIENTS 2
+
+struct model_key {
+	pthread_mutex_t lock;
+	uint64_t seed; /* of the page; 0: none */
+};
+
+struct world {
+	struct tmem *tm;
+	struct tmem_client *cl[CLIENTS];
+	int pool[POOLS];
+	bool persistent[POOLS];
+	struct model_key key[KEYS];
+	_Atomic bool stop;
+	bool freezes; /* a put may be refused with -EBUSY */
+	bool caps;    /* a put may be refused with -ENOMEM */
+};
+
+static struct world world;
+
+/* A page told by its seed: same-filled, raw, or compressing to any size. */
+static void page_make(uint64_t seed, unsigned char *page)
+{
+	struct rng rng = {seed};
+	uint64_t word = rng_next(&rng);
+	size_t random;
+
+	if (seed % 8 == 0) {
+		if (seed % 16 == 0)
+			word = 0;
+		for (size_t i = 0; i < PAGE_BYTES; i += sizeof(word))
+			memcpy(page + i, &word, sizeof(word));
+		return;
+	}
+	random = seed % 8 == 1 ? PAGE_BYTES : rng_below(&rng, PAGE_BYTES + 1);
+	memset(page, (int)(word & 0xff), PAGE_BYTES);
+	rng_fill(&rng, page, random);
+	/* No two seeds make the same page. */
+	memcpy(page + rng_below(&rng, PAGE_BYTES / 8) * 8, &seed, 8);
+}
+
+static unsigned pool_of(unsigned k)
+{
+	return k / (OBJECTS * INDEXES);
+}
+
+static struct tmem_client *client_of(const struct world *w, unsigned k)
+{
+	return w->cl[pool_of(k) % CLIENTS];
+}
+
+static struct tmem_oid oid_of(unsigned k)
+{
+	uint64_t n = k / INDEXES % OBJECTS;
+
+	return (struct tmem_oid){{n & 1, n >> 1, UINT64_MAX - n}};
+}
+
+/* Spread over the whole range of an index, its two ends included. */
+static uint32_t index_of(unsigned k)
+{
+	uint32_t n = k % INDEXES;
+
+	return n < INDEXES / 2 ? n : UINT32_MAX - (INDEXES - 1 - n) * 3;
+}
+
+static void try_put(struct world *w, unsigned k, struct rng *rng)
+{
+	unsigned char page[PAGE_BYTES];
+	struct model_key *key = &w->key[k];
+	struct tmem_oid oid = oid_of(k);
+	uint64_t seed = rng_next(rng) | (uint64_t)1 << 63;
+	int rc;
+
+	page_make(seed, page);
+	rc = tmem_put(client_of(w, k), w->pool[pool_of(k)], &oid, index_of(k),
+		      page);
+	memset(page, 0xa5, sizeof(page)); /* it is the guest's again */
+	if (rc == 0) {
+		key->seed = seed;
+		return;
+	}
+	if (rc == -EBUSY) {
+		ck_assert(w->freezes);
+		if (w->persistent[pool_of(k)])
+			ck_assert_uint_eq(key->seed, 0);
+	} else {
+		ck_assert_int_eq(rc, -ENOMEM);
+		ck_assert(w->caps);
+	}
+	key->seed = 0;
+}
+
+static void try_get(struct world *w, unsigned k)
+{
+	unsigned char page[PAGE_BYTES];
+	unsigned char want[PAGE_BYTES];
+	struct model_key *key = &w->key[k];
+	struct tmem_oid oid = oid_of(k);
+	bool persistent = w->persistent[pool_of(k)];
+	int rc = tmem_get(client_of(w, k), w->pool[pool_of(k)], &oid,
+			  index_of(k), page);
+
+	if (rc == 0) {
+		ck_assert_uint_ne(key->seed, 0);
+		page_make(key->seed, want);
+		ck_assert_mem_eq(page, want, PAGE_BYTES);
+	} else {
+		ck_assert_int_eq(rc, -ENOENT);
+		if (persistent)
+			ck_assert_uint_eq(key->seed, 0);
+	}
+	if (!persistent)
+		key->seed = 0;
+}
+
+static void try_flush(struct world *w, unsigned k)
+{
+	struct tmem_oid oid = oid_of(k);
+
+	ck_assert_int_eq(tmem_flush_page(client_of(w, k), w->pool[pool_of(k)],
+					 &oid, index_of(k)),
+			 0);
+	w->key[k].seed = 0;
+}
+
+static void try_flush_object(struct world *w, unsigned k)
+{
+	struct tmem_oid oid = oid_of(k);
+	unsigned first = k / INDEXES * INDEXES;
+
+	for (unsigned i = 0; i < INDEXES; i++)
+		pthread_mutex_lock(&w->key[first + i].lock);
+	ck_assert_int_eq(
+		tmem_flush_object(client_of(w, k), w->pool[pool_of(k)], &oid),
+		0);
+	for (unsigned i = 0; i < INDEXES; i++) {
+		w->key[first + i].seed = 0;
+		pthread_mutex_unlock(&w->key[first + i].lock);
+	}
+}
+
+static void step(struct world *w, struct rng *rng)
+{
+	unsigned k = (unsigned)rng_below(rng, KEYS);
+	unsigned what = (unsigned)rng_below(rng, 2000);
+
+	if (what == 0) {
+		try_flush_object(w, k);
+		return;
+	}
+	pthread_mutex_lock(&w->key[k].lock);
+	if (what < 1000)
+		try_put(w, k, rng);
+	else if (what < 1800)
+		try_get(w, k);
+	else
+		try_flush(w, k);
+	pthread_mutex_unlock(&w->key[k].lock);
+}
+
+static void ballast_holds(const struct tmem *tm)
+{
+	struct tmem_stats st;
+
+	tmem_stats(tm, &st);
+	ck_assert_uint_eq(st.stored_bytes + st.metadata_bytes + st.slack_bytes,
+			  st.used_bytes);
+	ck_assert_uint_eq(st.pages_ephemeral + st.pages_persistent, st.pages);
+}
+
+static void disturb(struct world *w, struct rng *rng)
+{
+	struct tmem_client *cl = w->cl[rng_below(rng, CLIENTS)];
+	uint64_t cap = 0;
+
+	switch (rng_below(rng, 6)) {
+	case 0:
+		if (w->freezes)
+			ck_assert_int_eq(tmem_freeze(cl, rng_below(rng, 2)), 0);
+		break;
+	case 1:
+		(void)tmem_flush(w->tm, rng_below(rng, 64 * PAGE_BYTES));
+		break;
+	case 2:
+		ballast_holds(w->tm);
+		break;
+	case 3:
+		if (rng_below(rng, 16) == 0)
+			ck_assert_int_eq(tmem_check(w->tm), 0);
+		break;
+	default:
+		if (w->caps && rng_below(rng, 2))
+			cap = (1 + rng_below(rng, 8)) << 20;
+		ck_assert_int_eq(tmem_client_set(cl, 1 + rng_below(rng, 9), cap,
+						 rng_below(rng, 1 << 22),
+						 rng_below(rng, 4)),
+				 0);
+	}
+}
+
+static void world_start(struct world *w, uint64_t budget)
+{
+	memset(w, 0, sizeof(*w));
+	ck_assert_int_eq(tmem_create(budget, &w->tm), 0);
+	for (unsigned c = 0; c < CLIENTS; c++)
+		ck_assert_int_eq(tmem_client_create(w->tm, "guest", &w->cl[c]),
+				 0);
+	for (unsigned p = 0; p < POOLS; p++) {
+		w->persistent[p] = p < POOLS / 2;
+		w->pool[p] = tmem_pool_create(w->cl[p % CLIENTS],
+					      w->persistent[p] ? TMEM_PERSISTENT
+							       : TMEM_EPHEMERAL,
+					      NULL);
+		ck_assert_int_ge(w->pool[p], 0);
+	}
+	for (unsigned k = 0; k < KEYS; k++)
+		pthread_mutex_init(&w->key[k].lock, NULL);
+}
+
+static void world_end(struct world *w)
+{
+	struct tmem_stats st;
+
+	for (unsigned k = 0; k < KEYS; k++)
+		try_get(w, k);
+	ck_assert_int_eq(tmem_check(w->tm), 0);
+	ballast_holds(w->tm);
+	for (unsigned p = 0; p < POOLS; p++)
+		ck_assert_int_eq(
+			tmem_pool_destroy(w->cl[p % CLIENTS], w->pool[p]), 0);
+	tmem_stats(w->tm, &st);
+	ck_assert_uint_eq(st.pages, 0);
+	ck_assert_uint_eq(st.stored_bytes, 0);
+	ck_assert_uint_eq(st.slack_bytes, 0);
+	ck_assert_int_eq(tmem_check(w->tm), 0);
+	for (unsigned k = 0; k < KEYS; k++)
+		pthread_mutex_destroy(&w->key[k].lock);
+	tmem_destroy(w->tm);
+}
+
+static unsigned steps(unsigned normal)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	return normal / 8;
+#else
+	return normal;
+#endif
+}
+
+static void run_alone(const char *what, uint64_t budget, bool disturbed)
+{
+	struct rng rng;
+
+	rng_start(&rng, what);
+	world_start(&world, budget);
+	world.freezes = disturbed;
+	world.caps = disturbed || budget;
+	for (unsigned n = 0; n < steps(400000); n++) {
+		step(&world, &rng);
+		if (disturbed && n % 64 == 0)
+			disturb(&world, &rng);
+		if (n % 50000 == 0)
+			ck_assert_int_eq(tmem_check(world.tm), 0);
+	}
+	world_end(&world);
+}
+
+START_TEST(laws_hold_undisturbed)
+{
+	run_alone("laws_hold_undisturbed", 0, false);
+}
+END_TEST
+
+START_TEST(laws_hold_under_pressure)
+{
+	run_alone("laws_hold_under_pressure", 12 << 20, false);
+}
+END_TEST
+
+START_TEST(laws_hold_whatever_changes)
+{
+	run_alone("laws_hold_whatever_changes", 16 << 20, true);
+}
+END_TEST
+
+struct worker {
+	pthread_t thread;
+	struct rng rng;
+};
+
+static void *work(void *arg)
+{
+	struct worker *worker = arg;
+
+	for (unsigned n = 0; n < steps(100000); n++)
+		step(&world, &worker->rng);
+	return NULL;
+}
+
+static void *trouble(void *arg)
+{
+	struct worker *worker = arg;
+
+	while (!world.stop)
+		disturb(&world, &worker->rng);
+	return NULL;
+}
+
+static void run_together(const char *what, uint64_t budget)
+{
+	struct worker worker[THREADS + 1];
+	struct rng rng;
+
+	rng_start(&rng, what);
+	world_start(&world, budget);
+	world.freezes = true;
+	world.caps = true;
+	for (unsigned n = 0; n <= THREADS; n++) {
+		worker[n].rng.state = rng_next(&rng);
+		ck_assert_int_eq(pthread_create(&worker[n].thread, NULL,
+						n < THREADS ? work : trouble,
+						&worker[n]),
+				 0);
+	}
+	for (unsigned n = 0; n < THREADS; n++)
+		pthread_join(worker[n].thread, NULL);
+	world.stop = true;
+	pthread_join(worker[THREADS].thread, NULL);
+	world_end(&world);
+}
+
+START_TEST(laws_hold_for_threads)
+{
+	run_together("laws_hold_for_threads", 0);
+}
+END_TEST
+
+START_TEST(laws_hold_for_threads_under_pressure)
+{
+	run_together("laws_hold_for_threads_under_pressure", 16 << 20);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("tmem_model");
+	TCase *tc = tcase_create("laws");
+	SRunner *runner = srunner_create(suite);
+	int failed;
+
+	tcase_set_timeout(tc, 120);
+	tcase_add_test(tc, laws_hold_undisturbed);
+	tcase_add_test(tc, laws_hold_under_pressure);
+	tcase_add_test(tc, laws_hold_whatever_changes);
+	tcase_add_test(tc, laws_hold_for_threads);
+	tcase_add_test(tc, laws_hold_for_threads_under_pressure);
+	suite_add_tcase(suite, tc);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? 1 : 0;
+}

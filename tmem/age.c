@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A client's ephemeral pages by age: a list through the links of their leaves,
+ * from the oldest put to the newest. It crosses shards, so it has a lock of its
+ * own. A page is in the list exactly while its word is not 0; whoever holds the
+ * lock may therefore trust the leaf of any page it meets there to exist.
+ */
+#include "tmem/store.h"
+
+#include <errno.h>
+
+static struct link *link_at(const struct tmem *tm, uint32_t word)
+{
+	uint32_t leaf = slab_cell_of(word, sizeof(struct leaf_ephemeral));
+	struct leaf_ephemeral *le = arena_unit_at(&tm->tables, leaf);
+
+	return &le->link[word - word_unit(leaf, 0)];
+}
+
+void age_append(struct tmem_client *cl, uint32_t word)
+{
+	struct link *link = link_at(cl->tm, word);
+
+	LOCK_ASSERT(LOCK_SHARD);
+	lock_take(&cl->age_lock);
+	link->older = cl->newest;
+	link->newer = 0;
+	if (cl->newest)
+		link_at(cl->tm, cl->newest)->newer = word;
+	else
+		cl->oldest = word;
+	cl->newest = word;
+	cl->aged++;
+	lock_drop(&cl->age_lock);
+}
+
+void age_remove(struct tmem_client *cl, uint32_t word)
+{
+	struct link *link = link_at(cl->tm, word);
+
+	LOCK_ASSERT(LOCK_SHARD);
+	lock_take(&cl->age_lock);
+	if (link->older)
+		link_at(cl->tm, link->older)->newer = link->newer;
+	else
+		cl->oldest = link->newer;
+	if (link->newer)
+		link_at(cl->tm, link->newer)->older = link->older;
+	else
+		cl->newest = link->older;
+	cl->aged--;
+	lock_drop(&cl->age_lock);
+}
+
+uint32_t age_oldest(struct tmem_client *cl, unsigned *shard_out)
+{
+	uint32_t word;
+
+	lock_take(&cl->age_lock);
+	word = cl->oldest;
+	if (word)
+		*shard_out = slab_head_of(&cl->tm->tables, word)->shard;
+	lock_drop(&cl->age_lock);
+	return word;
+}
+
+int age_check(struct tmem_client *cl)
+{
+	uint64_t n = 0;
+	uint32_t older = 0;
+	uint32_t word;
+
+	lock_take(&cl->age_lock);
+	for (word = cl->oldest; word && n < cl->aged; n++) {
+		if (link_at(cl->tm, word)->older != older)
+			break;
+		older = word;
+		word = link_at(cl->tm, word)->newer;
+	}
+	if (n != cl->aged || older != cl->newest)
+		word = 1;
+	lock_drop(&cl->age_lock);
+	return word ? -EUCLEAN : 0;
+}

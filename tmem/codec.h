@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * How a page is stored: as one word if it repeats it, by LZ4, or raw where LZ4
+ * does not pay. Knows nothing of the store, takes no lock, allocates nothing.
+ */
+#ifndef TMEM_CODEC_H
+#define TMEM_CODEC_H
+
+#include "tmem/pack.h"
+
+/* The tag of a packed item. */
+enum codec_form { CODEC_SAME = 1, CODEC_LZ4 = 2, CODEC_RAW = 3 };
+
+enum codec_mode { CODEC_PLAIN, CODEC_COMPRESS };
+
+struct codec_page {
+	struct pack_item item; /* data points into this structure */
+	bool poor;	       /* raw because LZ4 saved too little */
+	_Alignas(16) unsigned char page[PAGE_BYTES];
+	_Alignas(16) unsigned char lz4[PACK_SMALL_MAX];
+};
+
+/* Reads the page once: it may be changing. About 23 KiB of stack. */
+void codec_encode(struct codec_page *out, const void *page,
+		  enum codec_mode mode);
+
+/* Writes PAGE_BYTES to page_out, or fewer and returns -EUCLEAN. */
+MUST_CHECK int codec_decode(const struct pack_item *item, void *page_out);
+
+/* Checksum of an item's data. */
+uint32_t codec_sum(const void *data, uint32_t bytes);
+
+#endif

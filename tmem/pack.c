@@ -1,0 +1,480 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A class's array lies in extents of 1 MiB address space, of which memory is
+ * committed page by page as the array grows:
+ *
+ *   extent[0]  [ objects ................ |tail]    full_pages committed
+ *   extent[1]  [ objects ......|spare|         ]    top_pages committed
+ *
+ * An object never crosses extents (the tail is less than one object: at most
+ * 0.4 %), but does cross pages. Memory beyond the last object goes back to the
+ * kernel once it is more than 1/64 of the class, or at once when the budget is
+ * tight.
+ */
+#include "tmem/pack.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define EXTENT_BYTES  ((uint32_t)1 << PACK_EXTENT_SHIFT)
+#define PIECE_SHIFT   29
+#define PIECES_MAX    2048
+#define SPARE_PART    64 /* of a class's pages may lie idle */
+#define EXTENTS_FIRST 4
+#define WHOLE_OBJECT  (PAGE_BYTES + sizeof(struct pack_head))
+
+/* A word: tag 2 bits | bytes 13 | class 9 | place 32. */
+#define WORD_BYTES_SHIFT 2
+#define WORD_CLASS_SHIFT 15
+#define WORD_PLACE_SHIFT 24
+
+_Static_assert(PACK_CLASSES <= 512, "a class fits its bits of a word");
+
+static uint64_t word_make(const struct pack_item *item, uint32_t class,
+			  uint32_t place)
+{
+	return (uint64_t)item->tag | (uint64_t)item->bytes << WORD_BYTES_SHIFT |
+	       (uint64_t) class << WORD_CLASS_SHIFT |
+	       (uint64_t)place << WORD_PLACE_SHIFT;
+}
+
+uint32_t pack_word_tag(uint64_t word)
+{
+	return word & 3;
+}
+
+uint32_t pack_word_bytes(uint64_t word)
+{
+	return word >> WORD_BYTES_SHIFT & 0x1fff;
+}
+
+static uint32_t word_class(uint64_t word)
+{
+	return word >> WORD_CLASS_SHIFT & 0x1ff;
+}
+
+static uint32_t word_place(uint64_t word)
+{
+	return (uint32_t)(word >> WORD_PLACE_SHIFT);
+}
+
+static uint64_t word_moved(uint64_t word, uint32_t place)
+{
+	return (word & (((uint64_t)1 << WORD_PLACE_SHIFT) - 1)) |
+	       (uint64_t)place << WORD_PLACE_SHIFT;
+}
+
+static pack_word_t *word_at(const struct pack *pack, uint32_t owner)
+{
+	return arena_unit_at(pack->owners, owner);
+}
+
+static uint64_t word_load(const struct pack *pack, uint32_t owner)
+{
+	return atomic_load_explicit(word_at(pack, owner), memory_order_relaxed);
+}
+
+static void word_store(const struct pack *pack, uint32_t owner, uint64_t word)
+{
+	atomic_store_explicit(word_at(pack, owner), word, memory_order_relaxed);
+}
+
+static uint32_t class_of(const struct pack_item *item)
+{
+	if (item->bytes > PACK_SMALL_MAX)
+		return PACK_SMALL + item->spread % PACK_WHOLE;
+	return (item->bytes + (uint32_t)sizeof(struct pack_head) - 1) /
+	       PACK_STEP;
+}
+
+uint32_t pack_object_bytes(uint32_t bytes)
+{
+	if (bytes > PACK_SMALL_MAX)
+		return WHOLE_OBJECT;
+	return (bytes + (uint32_t)sizeof(struct pack_head) + PACK_STEP - 1) /
+	       PACK_STEP * PACK_STEP;
+}
+
+static struct pack_head *object_at(const struct pack *pack,
+				   const struct pack_class *c, uint32_t place)
+{
+	uint32_t block = c->extent[place / c->per_extent];
+
+	return (void *)(arena_block_at(&pack->extents, block) +
+			(size_t)(place % c->per_extent) * c->bytes);
+}
+
+/* Pages that the first n objects of an extent lie in. */
+static uint32_t pages_of(const struct pack_class *c, uint32_t n)
+{
+	return (n * c->bytes + PAGE_BYTES - 1) >> PAGE_SHIFT;
+}
+
+static uint32_t pages_committed(const struct pack_class *c)
+{
+	if (!c->extents)
+		return 0;
+	return (c->extents - 1) * pages_of(c, c->per_extent) + c->top_pages;
+}
+
+static uint32_t pages_needed(const struct pack_class *c)
+{
+	return c->count / c->per_extent * pages_of(c, c->per_extent) +
+	       pages_of(c, c->count % c->per_extent);
+}
+
+/* Lowest object of the last extent; beyond count if that holds none. */
+static uint32_t top_first(const struct pack_class *c)
+{
+	return (c->extents - 1) * c->per_extent;
+}
+
+static int extents_enlarge(struct pack *pack, struct pack_class *c)
+{
+	uint32_t max = c->extents_max ? 2 * c->extents_max : EXTENTS_FIRST;
+	uint32_t *extent = heap_alloc(pack->budget, max * sizeof(*extent));
+
+	if (!extent)
+		return -ENOMEM;
+	if (c->extents)
+		memcpy(extent, c->extent, c->extents * sizeof(*extent));
+	heap_free(pack->budget, c->extent, c->extents_max * sizeof(*extent));
+	c->extent = extent;
+	c->extents_max = max;
+	return 0;
+}
+
+static int extent_add(struct pack *pack, struct pack_class *c)
+{
+	int rc;
+
+	if (c->extents == c->extents_max) {
+		rc = extents_enlarge(pack, c);
+		if (rc)
+			return rc;
+	}
+	rc = arena_block_get(&pack->extents, &c->extent[c->extents]);
+	if (rc)
+		return rc;
+	c->extents++;
+	c->top_pages = 0;
+	return 0;
+}
+
+/* The last extent has no page committed. */
+static void extent_remove(struct pack *pack, struct pack_class *c)
+{
+	arena_block_put(&pack->extents, c->extent[--c->extents]);
+	c->top_pages = pages_of(c, c->per_extent);
+	if (c->extents)
+		return;
+	heap_free(pack->budget, c->extent, c->extents_max * sizeof(uint32_t));
+	c->extent = NULL;
+	c->extents_max = 0;
+	c->top_pages = 0;
+}
+
+/* Makes room for one more object. */
+static int class_grow(struct pack *pack, struct pack_class *c)
+{
+	uint32_t want;
+	int rc;
+
+	if (c->count == c->extents * c->per_extent) {
+		rc = extent_add(pack, c);
+		if (rc)
+			return rc;
+	}
+	if (c->count < top_first(c))
+		return 0; /* in a full extent, before a spare one */
+	want = pages_of(c, c->count - top_first(c) + 1);
+	if (want <= c->top_pages)
+		return 0;
+	rc = budget_charge(pack->budget, (uint64_t)(want - c->top_pages)
+						 << PAGE_SHIFT);
+	if (!rc)
+		c->top_pages = want;
+	else if (!c->top_pages)
+		extent_remove(pack, c);
+	return rc;
+}
+
+/* Releases pages of the last extent, and it. false: no more can be done. */
+static bool top_release(struct pack *pack, struct pack_class *c,
+			uint32_t excess)
+{
+	char *base = arena_block_at(&pack->extents, c->extent[c->extents - 1]);
+	uint32_t first = top_first(c);
+	uint32_t keep = c->count > first ? pages_of(c, c->count - first) : 0;
+	uint32_t n = c->top_pages - keep;
+
+	if (n > excess)
+		n = excess;
+	if (n) {
+		keep = c->top_pages - n;
+		if (pack->budget->ops->release(
+			    base + ((size_t)keep << PAGE_SHIFT),
+			    (size_t)n << PAGE_SHIFT))
+			return false;
+		budget_uncharge(pack->budget, (uint64_t)n << PAGE_SHIFT);
+		c->top_pages = keep;
+	}
+	if (!c->top_pages)
+		extent_remove(pack, c);
+	return n != 0;
+}
+
+static void class_shrink(struct pack *pack, struct pack_class *c, uint32_t keep)
+{
+	uint32_t target = pages_needed(c) + keep;
+
+	while (pages_committed(c) > target)
+		if (!top_release(pack, c, pages_committed(c) - target))
+			break;
+}
+
+/* Spare pages a class may keep for its next objects. */
+static uint32_t spare_allowed(const struct pack *pack,
+			      const struct pack_class *c)
+{
+	uint32_t needed = pages_needed(c);
+
+	if (!needed || budget_is_tight(pack->budget))
+		return 0;
+	return 1 + needed / SPARE_PART;
+}
+
+static uint32_t spare_of(const struct pack_class *c)
+{
+	return pages_committed(c) - pages_needed(c);
+}
+
+/* Spare pages are counted in sum, to know whether a trim would find any. */
+static void spare_note(struct pack *pack, const struct pack_class *c,
+		       uint32_t before)
+{
+	uint32_t now = spare_of(c);
+
+	if (now != before)
+		atomic_fetch_add_explicit(&pack->spare_pages,
+					  (uint64_t)now - before,
+					  memory_order_relaxed);
+}
+
+static void object_write(struct pack_head *object, uint32_t owner,
+			 const struct pack_item *item)
+{
+	object->owner = owner;
+	object->sum = item->sum;
+	memcpy(object + 1, item->data, item->bytes);
+}
+
+int pack_put(struct pack *pack, uint32_t owner, const struct pack_item *item)
+{
+	uint32_t class = class_of(item);
+	struct pack_class *c = &pack->class[class];
+	uint32_t spare;
+	int rc = -ENOMEM;
+
+	lock_take(&c->lock);
+	spare = spare_of(c);
+	if (c->count < UINT32_MAX)
+		rc = class_grow(pack, c);
+	if (!rc) {
+		object_write(object_at(pack, c, c->count), owner, item);
+		word_store(pack, owner, word_make(item, class, c->count));
+		c->count++;
+	}
+	spare_note(pack, c, spare);
+	lock_drop(&c->lock);
+	return rc;
+}
+
+/* The class of a word holds still, its place only under the class's lock. */
+static struct pack_class *class_lock(struct pack *pack, uint32_t owner,
+				     uint64_t *word_out)
+{
+	uint64_t word = word_load(pack, owner);
+	struct pack_class *c = &pack->class[word_class(word)];
+
+	assert(word);
+	lock_take(&c->lock);
+	*word_out = word_load(pack, owner);
+	return c;
+}
+
+bool pack_overwrite(struct pack *pack, uint32_t owner,
+		    const struct pack_item *item)
+{
+	uint32_t class = class_of(item);
+	struct pack_class *c;
+	uint64_t word;
+
+	if (word_class(word_load(pack, owner)) != class)
+		return false;
+	c = class_lock(pack, owner, &word);
+	object_write(object_at(pack, c, word_place(word)), owner, item);
+	word_store(pack, owner, word_make(item, class, word_place(word)));
+	lock_drop(&c->lock);
+	return true;
+}
+
+void pack_reown(struct pack *pack, uint32_t from, uint32_t to)
+{
+	uint64_t word;
+	struct pack_class *c = class_lock(pack, from, &word);
+
+	object_at(pack, c, word_place(word))->owner = to;
+	word_store(pack, to, word);
+	word_store(pack, from, 0);
+	lock_drop(&c->lock);
+}
+
+static void last_move(struct pack *pack, struct pack_class *c, uint32_t place)
+{
+	struct pack_head *last = object_at(pack, c, c->count - 1);
+
+	memcpy(object_at(pack, c, place), last, c->bytes);
+	word_store(pack, last->owner,
+		   word_moved(word_load(pack, last->owner), place));
+}
+
+void pack_drop(struct pack *pack, uint32_t owner)
+{
+	uint64_t word;
+	struct pack_class *c = class_lock(pack, owner, &word);
+	uint32_t spare = spare_of(c);
+	uint32_t allowed;
+
+	if (word_place(word) != c->count - 1)
+		last_move(pack, c, word_place(word));
+	word_store(pack, owner, 0);
+	c->count--;
+	allowed = spare_allowed(pack, c);
+	if (spare_of(c) > allowed)
+		class_shrink(pack, c, allowed / 2);
+	spare_note(pack, c, spare);
+	lock_drop(&c->lock);
+}
+
+void pack_read(struct pack *pack, uint32_t owner, void *buf,
+	       struct pack_item *item_out)
+{
+	uint64_t word;
+	struct pack_class *c = class_lock(pack, owner, &word);
+	const struct pack_head *object = object_at(pack, c, word_place(word));
+
+	item_out->data = buf;
+	item_out->bytes = pack_word_bytes(word);
+	item_out->tag = pack_word_tag(word);
+	item_out->sum = object->sum;
+	item_out->spread = 0;
+	memcpy(buf, object + 1, item_out->bytes);
+	lock_drop(&c->lock);
+}
+
+void pack_trim(struct pack *pack)
+{
+	if (!atomic_load_explicit(&pack->spare_pages, memory_order_relaxed))
+		return;
+	for (uint32_t i = 0; i < PACK_CLASSES; i++) {
+		struct pack_class *c = &pack->class[i];
+		uint32_t spare;
+
+		lock_take(&c->lock);
+		spare = spare_of(c);
+		class_shrink(pack, c, 0);
+		spare_note(pack, c, spare);
+		lock_drop(&c->lock);
+	}
+}
+
+int pack_init(struct pack *pack, struct budget *budget, struct arena *owners)
+{
+	int rc;
+
+	memset(pack, 0, sizeof(*pack));
+	pack->budget = budget;
+	pack->owners = owners;
+	rc = arena_init(&pack->extents, budget, PACK_EXTENT_SHIFT, PIECE_SHIFT,
+			PIECES_MAX, ARENA_CHARGE_NOTHING);
+	if (rc)
+		return rc;
+	for (uint32_t i = 0; i < PACK_CLASSES; i++) {
+		struct pack_class *c = &pack->class[i];
+
+		lock_init(&c->lock, LOCK_CLASS);
+		c->bytes = i < PACK_SMALL ? (i + 1) * PACK_STEP : WHOLE_OBJECT;
+		c->per_extent = EXTENT_BYTES / c->bytes;
+	}
+	return 0;
+}
+
+void pack_fini(struct pack *pack)
+{
+	for (uint32_t i = 0; i < PACK_CLASSES; i++) {
+		struct pack_class *c = &pack->class[i];
+
+		budget_uncharge(pack->budget, (uint64_t)pages_committed(c)
+						      << PAGE_SHIFT);
+		heap_free(pack->budget, c->extent,
+			  c->extents_max * sizeof(uint32_t));
+		lock_fini(&c->lock);
+	}
+	arena_fini(&pack->extents);
+}
+
+void pack_usage(struct pack *pack, struct pack_usage *out)
+{
+	memset(out, 0, sizeof(*out));
+	for (uint32_t i = 0; i < PACK_CLASSES; i++) {
+		struct pack_class *c = &pack->class[i];
+
+		lock_take(&c->lock);
+		out->committed_bytes += (uint64_t)pages_committed(c)
+					<< PAGE_SHIFT;
+		out->object_bytes += (uint64_t)c->count * c->bytes;
+		out->objects += c->count;
+		lock_drop(&c->lock);
+	}
+}
+
+static bool object_is_sound(const struct pack *pack, uint32_t class,
+			    uint32_t place, uint64_t units)
+{
+	const struct pack_class *c = &pack->class[class];
+	const struct pack_head *object = object_at(pack, c, place);
+	uint64_t word;
+
+	if (object->owner >= units)
+		return false;
+	word = word_load(pack, object->owner);
+	return word && word_class(word) == class && word_place(word) == place &&
+	       pack_object_bytes(pack_word_bytes(word)) == c->bytes;
+}
+
+static int class_check(const struct pack *pack, uint32_t class)
+{
+	const struct pack_class *c = &pack->class[class];
+	uint64_t units = arena_units(pack->owners);
+
+	if (pages_committed(c) < pages_needed(c))
+		return -EUCLEAN;
+	for (uint32_t place = 0; place < c->count; place++)
+		if (!object_is_sound(pack, class, place, units))
+			return -EUCLEAN;
+	return 0;
+}
+
+int pack_check(struct pack *pack, uint32_t *bad_out)
+{
+	int rc = 0;
+
+	for (uint32_t i = 0; i < PACK_CLASSES && !rc; i++) {
+		lock_take(&pack->class[i].lock);
+		rc = class_check(pack, i);
+		lock_drop(&pack->class[i].lock);
+		*bad_out = i;
+	}
+	return rc;
+}

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One page of a shard: put, get, drop, with the accounting. All of it under
+ * the shard's lock, with the page's own bytes already copied.
+ *
+ * Law: after a put to a key, the key's earlier data is never seen again. A
+ * gentle put keeps the old page while it looks for room, so that a get in
+ * between sees either the old page or the new one; its caller makes room and
+ * tries again, and at last gives the old page up.
+ */
+#include "tmem/store.h"
+
+#include <errno.h>
+
+struct tmem_pool *shard_pool(const struct key *key)
+{
+	LOCK_ASSERT(LOCK_SHARD);
+	if (key->pool >= TMEM_POOLS_MAX ||
+	    !atomic_load(&key->cl->pool[key->pool].live))
+		return NULL;
+	return &key->cl->pool[key->pool];
+}
+
+static uint64_t word_of(const struct leaf *leaf, uint32_t n)
+{
+	return atomic_load_explicit(&leaf->word[n], memory_order_relaxed);
+}
+
+/* d: 1 for a page that came, -1 (all bits) for one that went. */
+static void page_count(struct shard *s, enum pool_kind kind, uint32_t tag,
+		       uint32_t bytes, uint64_t d)
+{
+	struct tmem_stats *st = &s->stats;
+
+	st->pages += d;
+	if (kind == KIND_EPHEMERAL)
+		st->pages_ephemeral += d;
+	else
+		st->pages_persistent += d;
+	if (tag == CODEC_SAME)
+		st->pages_same_filled += d;
+	else if (tag == CODEC_RAW)
+		st->pages_raw += d;
+	st->stored_bytes += d * bytes;
+	s->object_bytes += d * pack_object_bytes(bytes);
+}
+
+static struct tmem_pool *leaf_pool(const struct shard *s,
+				   const struct leaf *leaf)
+{
+	return object_at(s->tm, leaf->object)->pool;
+}
+
+/* Counted and aged no more; its object, word and charge are the caller's. */
+static void page_leave(struct shard *s, const struct tmem_pool *pool,
+		       uint32_t word_name, uint64_t word)
+{
+	if (pool->kind == KIND_EPHEMERAL)
+		age_remove(pool->cl, word_name);
+	page_count(s, pool->kind, pack_word_tag(word), pack_word_bytes(word),
+		   UINT64_MAX);
+}
+
+static void page_enter(struct shard *s, const struct tmem_pool *pool,
+		       uint32_t word_name, const struct pack_item *item)
+{
+	if (pool->kind == KIND_EPHEMERAL)
+		age_append(pool->cl, word_name);
+	page_count(s, pool->kind, item->tag, item->bytes, 1);
+}
+
+/* Leaves the leaf, even if it is empty now. */
+static void page_remove(struct shard *s, uint32_t leaf_name, uint32_t n)
+{
+	struct leaf *leaf = leaf_at(s->tm, leaf_name);
+	struct tmem_pool *pool = leaf_pool(s, leaf);
+	uint32_t name = word_unit(leaf_name, n);
+	uint64_t word = word_of(leaf, n);
+
+	page_leave(s, pool, name, word);
+	pack_drop(&s->tm->pack, name);
+	client_uncharge(pool->cl, pool->kind,
+			pack_object_bytes(pack_word_bytes(word)));
+}
+
+void page_drop(struct shard *s, uint32_t leaf, uint32_t n)
+{
+	LOCK_ASSERT(LOCK_SHARD);
+	page_remove(s, leaf, n);
+	if (leaf_is_empty(leaf_at(s->tm, leaf)))
+		leaf_destroy(s, leaf);
+}
+
+void leaf_clear(struct shard *s, uint32_t leaf)
+{
+	LOCK_ASSERT(LOCK_SHARD);
+	for (uint32_t n = 0; n < LEAF_PAGES; n++)
+		if (word_of(leaf_at(s->tm, leaf), n))
+			page_remove(s, leaf, n);
+	leaf_destroy(s, leaf);
+}
+
+/* Into a word that is 0. */
+static int page_insert(struct shard *s, struct tmem_pool *pool, uint32_t name,
+		       const struct pack_item *item)
+{
+	uint32_t bytes = pack_object_bytes(item->bytes);
+	int rc = client_charge(pool->cl, pool->kind, bytes);
+
+	if (rc)
+		return rc;
+	rc = pack_put(&s->tm->pack, name, item);
+	if (rc) {
+		client_uncharge(pool->cl, pool->kind, bytes);
+		return rc;
+	}
+	page_enter(s, pool, name, item);
+	return 0;
+}
+
+/*
+ * The old object waits under the shard's scratch word until the new one is in
+ * place, and returns if it cannot be.
+ */
+static int object_exchange(struct shard *s, uint32_t name,
+			   const struct pack_item *item)
+{
+	struct pack *pack = &s->tm->pack;
+	int rc;
+
+	if (pack_overwrite(pack, name, item))
+		return 0;
+	pack_reown(pack, name, s->scratch);
+	rc = pack_put(pack, name, item);
+	if (rc)
+		pack_reown(pack, s->scratch, name);
+	else
+		pack_drop(pack, s->scratch);
+	return rc;
+}
+
+static int page_replace(struct shard *s, struct tmem_pool *pool, uint32_t name,
+			uint64_t word, const struct pack_item *item)
+{
+	uint32_t was = pack_object_bytes(pack_word_bytes(word));
+	uint32_t now = pack_object_bytes(item->bytes);
+	uint32_t more = now > was ? now - was : 0;
+	int rc = 0;
+
+	if (more)
+		rc = client_charge(pool->cl, pool->kind, more);
+	if (rc)
+		return rc;
+	rc = object_exchange(s, name, item);
+	if (rc) {
+		client_uncharge(pool->cl, pool->kind, more);
+		return rc;
+	}
+	client_uncharge(pool->cl, pool->kind, was + more - now);
+	page_leave(s, pool, name, word);
+	page_enter(s, pool, name, item);
+	return 0;
+}
+
+static int page_put_new(struct shard *s, struct tmem_pool *pool,
+			const struct key *key, uint32_t leaf,
+			const struct pack_item *item)
+{
+	int rc;
+
+	if (!leaf) {
+		rc = leaf_create(s, pool, key, &leaf);
+		if (rc)
+			return rc;
+	}
+	rc = page_insert(s, pool, word_unit(leaf, key->index % LEAF_PAGES),
+			 item);
+	if (rc && leaf_is_empty(leaf_at(s->tm, leaf)))
+		leaf_destroy(s, leaf);
+	return rc;
+}
+
+int page_put(struct shard *s, const struct key *key,
+	     const struct codec_page *page, enum put_try how)
+{
+	struct tmem_pool *pool = shard_pool(key);
+	uint32_t n = key->index % LEAF_PAGES;
+	struct pack_item item = page->item;
+	uint64_t word = 0;
+	uint32_t leaf;
+
+	if (!pool)
+		return -ENOENT;
+	item.spread = s->n;
+	leaf = leaf_find(s, key);
+	if (leaf)
+		word = word_of(leaf_at(s->tm, leaf), n);
+	if (!word && atomic_load(&key->cl->frozen))
+		return -EBUSY;
+	if (!word)
+		return page_put_new(s, pool, key, leaf, &item);
+	if (how == PUT_GENTLY)
+		return page_replace(s, pool, word_unit(leaf, n), word, &item);
+	page_remove(s, leaf, n);
+	return page_put_new(s, pool, key, leaf, &item);
+}
+
+int page_get(struct shard *s, const struct key *key, void *buf,
+	     struct pack_item *item_out)
+{
+	struct tmem_pool *pool = shard_pool(key);
+	uint32_t n = key->index % LEAF_PAGES;
+	uint32_t leaf = pool ? leaf_find(s, key) : 0;
+
+	if (!leaf || !word_of(leaf_at(s->tm, leaf), n))
+		return -ENOENT;
+	pack_read(&s->tm->pack, word_unit(leaf, n), buf, item_out);
+	if (pool->kind == KIND_EPHEMERAL)
+		page_drop(s, leaf, n);
+	return 0;
+}
+
+void page_flush(struct shard *s, const struct key *key)
+{
+	uint32_t n = key->index % LEAF_PAGES;
+	uint32_t leaf = shard_pool(key) ? leaf_find(s, key) : 0;
+
+	if (leaf && word_of(leaf_at(s->tm, leaf), n))
+		page_drop(s, leaf, n);
+}

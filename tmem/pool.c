@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Pools, and dropping many pages at once. What may be long (an object of
+ * millions of pages) lets go of the shard's lock every few leaves, so that
+ * gets of other keys never wait for it.
+ */
+#include "tmem/store.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define BATCH_LEAVES 32
+
+static int flags_check(const struct tmem_client *cl, uint32_t flags,
+		       const uint8_t uuid[16])
+{
+	if (flags & ~(uint32_t)(TMEM_PERSISTENT | TMEM_SHARED))
+		return -EINVAL;
+	if (!(flags & TMEM_SHARED))
+		return 0;
+	if (flags & TMEM_PERSISTENT || !uuid)
+		return -EINVAL;
+	return client_is_authorised(cl, uuid) ? -ENOSYS : -EACCES;
+}
+
+static int pool_begin(struct tmem_client *cl, enum pool_kind kind)
+{
+	for (int id = 0; id < TMEM_POOLS_MAX; id++) {
+		struct tmem_pool *pool = &cl->pool[id];
+
+		if (atomic_load(&pool->live))
+			continue;
+		pool->kind = kind;
+		memset(pool->object, 0, sizeof(pool->object));
+		atomic_store(&pool->live, true);
+		return id;
+	}
+	return -ENOSPC;
+}
+
+int tmem_pool_create(struct tmem_client *cl, uint32_t flags,
+		     const uint8_t uuid[16])
+{
+	int rc;
+
+	if (!cl)
+		return -EINVAL;
+	lock_take(&cl->lock);
+	rc = flags_check(cl, flags, uuid);
+	if (!rc)
+		rc = pool_begin(cl, flags & TMEM_PERSISTENT ? KIND_PERSISTENT
+							    : KIND_EPHEMERAL);
+	lock_drop(&cl->lock);
+	return rc;
+}
+
+/*
+ * Clears up to *left leaves of the object, at most a batch, oldest first.
+ * false: the object is gone.
+ */
+static bool object_clear_some(struct shard *s, uint32_t unit, uint32_t *left)
+{
+	LOCK_ASSERT(LOCK_SHARD);
+	for (unsigned n = 0; n < BATCH_LEAVES && *left; n++) {
+		const struct object *object = object_at(s->tm, unit);
+		bool last = object->leaves == 1;
+
+		leaf_clear(s, object->leaf_last);
+		--*left;
+		if (last)
+			return false;
+	}
+	return true;
+}
+
+static void pool_clear_shard(struct tmem_pool *pool, struct shard *s)
+{
+	bool more = true;
+
+	while (more) {
+		uint32_t left = UINT32_MAX;
+
+		lock_take(&s->lock);
+		more = pool->object[s->n] != 0;
+		if (more)
+			(void)object_clear_some(s, pool->object[s->n], &left);
+		lock_drop(&s->lock);
+	}
+}
+
+void pool_end(struct tmem_pool *pool)
+{
+	struct tmem *tm = pool->cl->tm;
+
+	LOCK_ASSERT(LOCK_CLIENT);
+	atomic_store(&pool->live, false);
+	for (unsigned n = 0; n < tm->shards; n++)
+		pool_clear_shard(pool, &tm->shard[n]);
+}
+
+int tmem_pool_destroy(struct tmem_client *cl, int pool)
+{
+	int rc = -ENOENT;
+
+	if (!cl)
+		return -EINVAL;
+	if (pool < 0 || pool >= TMEM_POOLS_MAX)
+		return -ENOENT;
+	lock_take(&cl->lock);
+	if (atomic_load(&cl->pool[pool].live)) {
+		pool_end(&cl->pool[pool]);
+		rc = 0;
+	}
+	lock_drop(&cl->lock);
+	return rc;
+}
+
+/*
+ * Only as many leaves as there were at the start: new ones come at the other
+ * end of the list, so puts made meanwhile cannot keep this going for ever.
+ */
+static void flush_object_in(struct shard *s, const struct key *key)
+{
+	uint32_t left = 0;
+	bool first = true;
+	uint32_t unit;
+
+	do {
+		lock_take(&s->lock);
+		unit = shard_pool(key) ? object_find(s, key) : 0;
+		if (unit && first)
+			left = object_at(s->tm, unit)->leaves;
+		first = false;
+		if (!unit || !object_clear_some(s, unit, &left))
+			left = 0;
+		lock_drop(&s->lock);
+	} while (left);
+}
+
+int tmem_flush_object(struct tmem_client *cl, int pool,
+		      const struct tmem_oid *oid)
+{
+	struct key key;
+	struct tmem *tm;
+
+	if (!cl || !oid)
+		return -EINVAL;
+	tm = cl->tm;
+	key = (struct key){.cl = cl, .pool = (uint32_t)pool, .oid = *oid};
+	key.hash = key_hash(tm, cl, key.pool, oid);
+	for (unsigned n = 0; n < tm->shards; n++)
+		flush_object_in(&tm->shard[n], &key);
+	lock_take(&tm->shard[0].lock);
+	tm->shard[0].stats.flushes++;
+	lock_drop(&tm->shard[0].lock);
+	return 0;
+}

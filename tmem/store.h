@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The inside of the store: what a key leads to.
+ *
+ *   (client, pool, object, index)
+ *      | hash of all but the index's low 9 bits
+ *      v
+ *   shard --- table --> object (oid)  ----------------.
+ *      |         \----> leaf (8 indexes) of the object
+ *      |                   | a word each                (oldest)
+ *      |                   v                               |
+ *      |                 packed payload, see pack.h        v
+ *      '-- lock, counters          leaf's links: the client's pages by age
+ *
+ * 512 consecutive indexes of an object are in one shard, so that a small
+ * object has one descriptor; an object of more has one in each shard it
+ * reaches. Object and leaf are found through one table; they never move and
+ * are named by unit (arena.h).
+ *
+ * Cost of a stored page, metadata alone: an eighth of a leaf (11 bytes,
+ * persistent; 19, ephemeral), 8 in front of the payload, and 0.25 to 1 for
+ * the table: 20 bytes where indexes are dense (28 if ephemeral).
+ *
+ * A page is reached only under its shard's lock. A pool that ends is first no
+ * longer live, then each shard is locked and cleared of it; after that no
+ * thread can be using it, and its id may be given out again.
+ */
+#ifndef TMEM_STORE_H
+#define TMEM_STORE_H
+
+#include "tmem/codec.h"
+#include "tmem/lock.h"
+#include "tmem/pack.h"
+#include "tmem/slab.h"
+#include "tmem/table.h"
+#include "tmem/tmem.h"
+
+#define SHARDS_MAX  32
+#define LEAF_SHIFT  3
+#define LEAF_PAGES  (1u << LEAF_SHIFT)
+#define SHARD_SHIFT 9 /* indexes that stay in one shard */
+
+enum pool_kind { KIND_EPHEMERAL, KIND_PERSISTENT, KINDS };
+
+/* Kinds of slab cells; a leaf's is its pool's. */
+enum cell_kind {
+	CELL_LEAF_EPHEMERAL = KIND_EPHEMERAL,
+	CELL_LEAF_PERSISTENT = KIND_PERSISTENT,
+	CELL_OBJECT,
+	CELL_KINDS
+};
+
+struct object {
+	struct table_node node;
+	struct tmem_oid oid;
+	struct tmem_pool *pool;
+	uint32_t next; /* of the pool in this shard */
+	uint32_t prev;
+	uint32_t leaf_first; /* newest */
+	uint32_t leaf_last;
+	uint32_t leaves;
+	uint32_t unused;
+};
+
+struct leaf {
+	struct table_node node;
+	uint32_t object;
+	uint32_t base; /* index of word[0] */
+	uint32_t next; /* of the object */
+	uint32_t prev;
+	pack_word_t word[LEAF_PAGES];
+};
+
+/* Neighbours by age: units of words, 0 at the ends. Lock: age. */
+struct link {
+	uint32_t older;
+	uint32_t newer;
+};
+
+struct leaf_ephemeral {
+	struct leaf leaf;
+	struct link link[LEAF_PAGES];
+};
+
+_Static_assert(sizeof(struct leaf) == 88, "see the cost above");
+_Static_assert(sizeof(struct leaf_ephemeral) == 152, "see the cost above");
+
+struct tmem_pool {
+	_Atomic bool live;
+	struct tmem_client *cl;
+	enum pool_kind kind;
+	uint32_t id;
+	uint32_t object[SHARDS_MAX]; /* first of each; lock: that shard */
+};
+
+struct shard {
+	_Alignas(64) struct lock lock;
+	struct tmem *tm;
+	unsigned n;
+	uint32_t scratch; /* unit of a word: see page_replace() */
+	struct table table;
+	struct slab slab[CELL_KINDS];
+	uint64_t object_bytes;	 /* packed objects of its pages */
+	struct tmem_stats stats; /* all but metadata, slack and used */
+};
+
+struct client_auth {
+	uint8_t uuid[16];
+};
+
+struct tmem_client {
+	struct tmem *tm;
+	struct tmem_client *next; /* lock: clients */
+	uint32_t id;
+	char name[TMEM_NAME_MAX];
+	_Atomic uint32_t weight;
+	_Atomic uint64_t cap;
+	_Atomic uint64_t reserve;
+	_Atomic bool compress;
+	_Atomic bool frozen;
+	_Atomic uint64_t bytes; /* charged, both kinds */
+	_Atomic uint64_t bytes_ephemeral;
+	struct lock lock;
+	struct tmem_pool pool[TMEM_POOLS_MAX];
+	unsigned auths;
+	struct client_auth auth[TMEM_AUTHS_MAX];
+	struct lock age_lock;
+	uint32_t oldest;
+	uint32_t newest;
+	uint64_t aged; /* pages in the list */
+};
+
+struct tmem {
+	struct budget budget;
+	struct arena tables;
+	struct pack pack;
+	pthread_rwlock_t clients_lock;
+	struct tmem_client *clients;
+	uint32_t client_ids;
+	uint32_t scratch_block;
+	uint64_t secret;
+	unsigned shards; /* a power of two */
+	struct shard *shard;
+	void *shards_memory;
+};
+
+struct key {
+	struct tmem_client *cl;
+	uint32_t pool;
+	uint32_t index;
+	struct tmem_oid oid;
+	uint64_t hash; /* of all but the index */
+};
+
+enum clients_access { CLIENTS_READ, CLIENTS_CHANGE };
+
+/* What clients are charged for this shard's pages. */
+static inline uint64_t shard_charged(const struct shard *s)
+{
+	uint64_t bytes = s->object_bytes;
+
+	for (unsigned k = 0; k < CELL_KINDS; k++)
+		bytes += (uint64_t)s->slab[k].cells * s->slab[k].cell_bytes;
+	return bytes;
+}
+
+/* ---- tmem.c ------------------------------------------------------------ */
+
+/* tmem_create with the world injected. */
+MUST_CHECK int tmem_create_on(const struct memory_ops *ops,
+			      uint64_t budget_bytes, struct tmem **tm_out);
+void clients_take(struct tmem *tm, enum clients_access access);
+void clients_drop(struct tmem *tm);
+
+/* All shards at once: nothing moves. */
+void shards_take(struct tmem *tm);
+void shards_drop(struct tmem *tm);
+
+/* A handle that promises not to change the store; its locks do change. */
+static inline struct tmem *tmem_inside(const struct tmem *tm)
+{
+	return (struct tmem *)(uintptr_t)tm;
+}
+
+/* ---- client.c, pool.c
+ * ---------------------------------------------------------- */
+
+/* All pages of the pool go; its id is free again. Lock: client. */
+void pool_end(struct tmem_pool *pool);
+
+/* Lock: client. */
+bool client_is_authorised(const struct tmem_client *cl, const uint8_t uuid[16]);
+
+/* Charges the client. -EDQUOT: over its cap. */
+MUST_CHECK int client_charge(struct tmem_client *cl, enum pool_kind kind,
+			     uint64_t bytes);
+void client_uncharge(struct tmem_client *cl, enum pool_kind kind,
+		     uint64_t bytes);
+
+/* ---- key.c: objects and leaves; lock: shard ----------------------------- */
+
+uint64_t key_hash(const struct tmem *tm, const struct tmem_client *cl,
+		  uint32_t pool, const struct tmem_oid *oid);
+struct shard *key_shard(const struct key *key);
+struct leaf *leaf_at(const struct tmem *tm, uint32_t unit);
+struct object *object_at(const struct tmem *tm, uint32_t unit);
+uint32_t leaf_find(const struct shard *s, const struct key *key);
+uint32_t object_find(const struct shard *s, const struct key *key);
+
+/* -ENOSPC: budget; -EDQUOT: cap; -ENOMEM. */
+MUST_CHECK int leaf_create(struct shard *s, struct tmem_pool *pool,
+			   const struct key *key, uint32_t *unit_out);
+
+/* Its words are 0. Ends its object with it if it is the last. */
+void leaf_destroy(struct shard *s, uint32_t unit);
+bool leaf_is_empty(const struct leaf *leaf);
+uint32_t key_leaf_hash(uint64_t hash, uint32_t base);
+
+static inline uint32_t word_unit(uint32_t leaf, uint32_t n)
+{
+	return leaf +
+	       (uint32_t)(offsetof(struct leaf, word) >> ARENA_UNIT_SHIFT) + n;
+}
+
+static inline uint32_t word_leaf(const struct tmem *tm, uint32_t word)
+{
+	size_t bytes =
+		slab_head_of(&tm->tables, word)->kind == CELL_LEAF_EPHEMERAL
+			? sizeof(struct leaf_ephemeral)
+			: sizeof(struct leaf);
+
+	return slab_cell_of(word, bytes);
+}
+
+/* ---- page.c: the pages of a shard; lock: shard --------------------------- */
+
+/* The client's pool, or NULL. */
+struct tmem_pool *shard_pool(const struct key *key);
+
+enum put_try {
+	PUT_GENTLY,	 /* on failure the key keeps what it had */
+	PUT_AT_ALL_COSTS /* gives up the old page first; never keeps it */
+};
+
+/* -EBUSY, -ENOENT, or -ENOSPC, -EDQUOT, -ENOMEM: no room. */
+MUST_CHECK int page_put(struct shard *s, const struct key *key,
+			const struct codec_page *page, enum put_try how);
+
+/* Copies the stored form to buf; takes it away if the pool is ephemeral. */
+MUST_CHECK int page_get(struct shard *s, const struct key *key, void *buf,
+			struct pack_item *item_out);
+void page_drop(struct shard *s, uint32_t leaf, uint32_t n);
+void page_flush(struct shard *s, const struct key *key);
+
+/* Drops all pages of a leaf, and the leaf. */
+void leaf_clear(struct shard *s, uint32_t leaf);
+
+/* ---- age.c: ephemeral pages by age --------------------------------------- */
+
+void age_append(struct tmem_client *cl, uint32_t word);
+void age_remove(struct tmem_client *cl, uint32_t word);
+/* The oldest page and its shard, or 0. */
+uint32_t age_oldest(struct tmem_client *cl, unsigned *shard_out);
+/* Verifies the list. 0 or -EUCLEAN. */
+MUST_CHECK int age_check(struct tmem_client *cl);
+
+/* ---- evict.c ------------------------------------------------------------- */
+
+/*
+ * After page_put said rc: drops ephemeral pages so that it may work. false:
+ * there is nothing to drop for it. No lock held.
+ */
+bool evict_for_put(struct tmem_client *cl, int rc);
+
+/* Drops the client's oldest until it is within its cap. */
+void evict_to_cap(struct tmem_client *cl);
+
+/* As tmem_flush. */
+uint64_t evict_bytes(struct tmem *tm, uint64_t bytes);
+
+#endif
