@@ -307,7 +307,8 @@ static void keys_draw(const struct screen *s)
 
 	attron(A_REVERSE);
 	if (s->away) {
-		draw_text(LINES - 1, 0, "hvd at %s: %s; still trying, q quits",
+		draw_text(LINES - 1, 0,
+			  "no hvd: still trying, q quits (%s: %s)",
 			  hv_socket(s->ctl->hv), hv_error(s->ctl->hv));
 		attroff(A_REVERSE);
 		return;
