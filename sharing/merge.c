@@ -237,7 +237,7 @@ void share_grant(struct share *sh, const struct wire_head *msg)
 		return;
 	}
 	if (!sh->grants.n)
-		sh->grants_since_ns = host_real.now_ns();
+		sh->grants_since_ns = mm_now_ns(sh->mm);
 	map = sh->grants.item;
 	for (size_t i = 0; i < n; i++)
 		map[sh->grants.n++] =

@@ -186,11 +186,6 @@ static void hints_work(struct share *sh)
 /* ---- passes ----------------------------------------------------------------
  */
 
-static uint64_t now_ns(void)
-{
-	return host_real.now_ns();
-}
-
 static void pass_end(struct share *sh, uint64_t now)
 {
 	sh->cursor = 0;
@@ -207,16 +202,16 @@ static void pass_some(struct share *sh, uint64_t since)
 
 	while (sh->cursor < chunks && sh->offers < OFFERS_MAX - CHUNK_PAGES) {
 		mm_scan_chunk(sh->mm, sh->cursor++, &ops);
-		if (now_ns() - since > SLICE_NS)
+		if (mm_now_ns(sh->mm) - since > SLICE_NS)
 			break;
 	}
 	if (sh->cursor >= chunks)
-		pass_end(sh, now_ns());
+		pass_end(sh, mm_now_ns(sh->mm));
 }
 
 uint64_t share_scan(struct share *sh)
 {
-	uint64_t now = now_ns();
+	uint64_t now = mm_now_ns(sh->mm);
 
 	if (!sh->running)
 		return IDLE_NS;
@@ -229,7 +224,7 @@ uint64_t share_scan(struct share *sh)
 		pass_some(sh, now);
 	if (offers_send(sh) < 0)
 		return CONGESTED_NS;
-	now = now_ns();
+	now = mm_now_ns(sh->mm);
 	if (sh->grants.n)
 		return NS_PER_MS;
 	return now >= sh->next_pass_ns

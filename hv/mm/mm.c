@@ -335,6 +335,11 @@ void mm_stats(struct mm *mm, struct mm_stats *out)
 	stats_faults(mm, out);
 }
 
+uint64_t mm_now_ns(const struct mm *mm)
+{
+	return mm->host->now_ns();
+}
+
 void mm_store_stats(struct mm *mm, struct tmem_stats *out)
 {
 	tmem_stats(mm->tm, out);

@@ -182,6 +182,9 @@ uint64_t mm_reclaim(struct mm *mm);
 /* Gives every shared page a copy of its own. [worker] */
 int mm_unshare_all(struct mm *mm);
 
+/* The clock of the manager's host. [any] */
+uint64_t mm_now_ns(const struct mm *mm);
+
 /* ---- looking --------------------------------------------------------- */
 
 void mm_stats(struct mm *mm, struct mm_stats *out);
