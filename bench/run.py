@@ -10,6 +10,7 @@ these phases, with a workload in every guest during all of them:
   undisturbed  the workload's own rate
   sharing      pressure clear: equal and zero pages merge
   compression  a budget below what is resident: cold pages are compressed
+  idle         all guests paused: what we cost while nothing changes
   verify       every guest checks all its memory and files
 
 What is claimed is counted from outside: duplicates by reading the guests'
@@ -121,7 +122,11 @@ def image_prepare(job):
 def hvd_start(job):
     config = os.path.join(job.run_dir, "hvd.conf")
     with open(config, "w", encoding="utf-8") as file:
-        file.write("# written by bench/run.py\n")
+        file.write("# Written by bench/run.py. With this mode nothing is "
+                   "shared before\n# the pressure says so, which is where "
+                   "the clock of the targets starts.\n"
+                   f"[hvd]\nrun_dir = {job.run_dir}\n"
+                   "[share]\nmode = pressure\n")
     job.life.keep_sysctl("/proc/sys/vm/max_map_count")
     job.hvd = job.life.start("hvd", [job.built("hvd"), "--config", config],
                              {"TIDEPOOL_RUN_DIR": job.run_dir})
@@ -169,6 +174,7 @@ def job_run(job):
     if not job.args.plain:
         phases.sharing(job)
         phases.compression(job)
+        phases.idle(job)
     phases.verify(job)
     phases.conclude(job)
 

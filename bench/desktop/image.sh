@@ -118,7 +118,7 @@ rm -rf "$root"/var/lib/apt/lists/*
 # One start here, at full speed, fills the browser's caches: a desktop's browser
 # has been started before. It runs without network, in mounts of its own.
 bar 88 "first start of the browser"
-unshare --mount --net --pid --fork sh -c '
+unshare --mount --net --pid --fork --kill-child sh -c '
 	mount -t proc proc "$1/proc"
 	mount -t tmpfs tmpfs "$1/dev/shm"
 	timeout -s TERM 15 chroot --userspec=desk "$1" env HOME=/home/desk \

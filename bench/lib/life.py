@@ -87,7 +87,7 @@ class Life:
                 raise Failed(f"{name} ended with code {child.returncode}:\n"
                              + tail(self.log_path(name)))
 
-    def stop(self, name, patience=10):
+    def stop(self, name, patience=30):
         for entry in list(self.children):
             if entry[0] != name:
                 continue
