@@ -4,6 +4,7 @@
  * what it would do: the words are hvd's reply, not what was asked for.
  */
 #include "hv/ctl/size.h"
+#include "hv/ctl/table.h"
 #include "hv/ctl/verbs.h"
 #include "hv/ctl/view.h"
 
@@ -77,15 +78,17 @@ static const char *changed_format(char *buf, const struct hv_value *pair,
 static void changes_print(struct ctl *ctl, const struct hv_value *value)
 {
 	const struct hv_value *changed = hv_value_get(value, "changed");
-	char was[VIEW_TEXT_MAX], now[VIEW_TEXT_MAX];
+	char was[VIEW_TEXT_MAX], now[VIEW_TEXT_MAX], name[64];
 	struct hv_cursor cursor = {0};
 	size_t n = 0;
 
 	while (hv_value_next(changed, &cursor)) {
+		snprintf(name, sizeof(name), "%s", cursor.name);
+		text_clean(name);
 		changed_format(was, cursor.value, 0, cursor.name);
 		changed_format(now, cursor.value, 1, cursor.name);
 		fprintf(ctl->out, "%s: %s %schanged from %s to %s\n",
-			ctl->args[0], cursor.name, would(ctl), was, now);
+			ctl->args[0], name, would(ctl), was, now);
 		n++;
 	}
 	if (!n)
@@ -132,10 +135,11 @@ static enum ctl_exit size_argument(struct ctl *ctl, uint64_t *out)
 
 /* Prints the reply as JSON, or the line that says it; frees value. */
 static enum ctl_exit change_out(struct ctl *ctl, struct hv_value *value,
-				const char *line)
+				char *line)
 {
 	enum ctl_exit exit_code = CTL_DONE;
 
+	text_clean(line);
 	if (ctl_has(ctl, OPT_JSON))
 		exit_code = ctl_json(ctl, value);
 	else
