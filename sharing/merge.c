@@ -23,8 +23,7 @@
 #define GATHER_MOST 8192
 #define SHARE_ONCE  1024 /* grants a slice: some milliseconds */
 
-/* ---- queues -----------------------------------------------------------------
- */
+/* ---- queues ---- */
 
 static void queue_clear(struct queue *q)
 {

@@ -87,8 +87,7 @@ void share_policy(struct share *sh, bool may_share, bool break_huge,
 	mm_break_huge(sh->mm, break_huge);
 }
 
-/* ---- offers ----------------------------------------------------------------
- */
+/* ---- offers ---- */
 
 static int offers_send(struct share *sh)
 {
@@ -138,8 +137,7 @@ static struct mm_scan_ops scan_ops(struct share *sh)
 	return (struct mm_scan_ops){scan_hash, scan_seen, sh};
 }
 
-/* ---- hints -----------------------------------------------------------------
- */
+/* ---- hints ---- */
 
 void share_hint(struct share *sh, hva_t hva, size_t bytes)
 {
@@ -183,8 +181,7 @@ static void hints_work(struct share *sh)
 		hint_look(sh, taken[i]);
 }
 
-/* ---- passes ----------------------------------------------------------------
- */
+/* ---- passes ---- */
 
 static void pass_end(struct share *sh, uint64_t now)
 {

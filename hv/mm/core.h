@@ -99,7 +99,7 @@ struct mm {
 	struct mm_count count;
 };
 
-/* ---- words ----------------------------------------------------------- */
+/* ---- words ---- */
 
 static inline uint64_t spot_word(const struct spot *s)
 {
@@ -148,7 +148,7 @@ static inline bool chunk_may_break(const struct mm *mm, const struct chunk *c)
 	return !c->huge || (mm->break_huge && c->changed < CHUNK_PAGES / 8);
 }
 
-/* ---- references to give back ------------------------------------------ */
+/* ---- references to give back ---- */
 
 /* Collected under a chunk's lock, handed to the hook after it. */
 struct releases {
@@ -169,7 +169,7 @@ static inline void releases_flush(struct mm *mm, struct releases *rel)
 	rel->n = 0;
 }
 
-/* ---- fault.c ----------------------------------------------------------- */
+/* ---- fault.c ---- */
 
 MUST_CHECK int fault_threads_start(struct mm *mm, unsigned n);
 void fault_threads_stop(struct mm *mm);
@@ -180,7 +180,7 @@ void fault_threads_stop(struct mm *mm);
  */
 int fault_bring_back(struct mm *mm, const struct spot *s, uint8_t *buf);
 
-/* ---- the store --------------------------------------------------------- */
+/* ---- the store ---- */
 
 static inline struct tmem_oid store_oid(void)
 {

@@ -35,7 +35,7 @@
 #define SPIN_NS		  30000
 #define NO_MEMORY_REST_NS 1000000
 
-/* ---- the store ---------------------------------------------------------- */
+/* ---- the store ---- */
 
 void store_drop(struct mm *mm, const struct spot *s)
 {
@@ -63,7 +63,7 @@ void page_let_go(struct mm *mm, const struct spot *s, struct releases *rel)
 		swap_free(mm->swap, page_payload(w));
 }
 
-/* ---- one page ----------------------------------------------------------- */
+/* ---- one page ---- */
 
 static void rest(uint64_t ns)
 {
@@ -225,7 +225,7 @@ wake:
 	mm->host->uffd_wake(mm->uffd, hva_ptr(f->hva), PAGE_BYTES);
 }
 
-/* ---- threads ------------------------------------------------------------ */
+/* ---- threads ---- */
 
 static size_t next_batch(struct mm *mm, struct host_fault *f, bool busy)
 {

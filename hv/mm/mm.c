@@ -27,7 +27,7 @@
  * maple_node, an anon_vma_chain), from /proc/slabinfo of Linux 6.1 and 6.18. */
 #define VMA_BYTES 280
 
-/* ---- life --------------------------------------------------------------- */
+/* ---- life ---- */
 
 /* Bench memory: pages arrive by MOVE, so it is registered for good. */
 static int bench_create(struct mm *mm, size_t bytes, uint8_t **out)
@@ -185,8 +185,7 @@ void mm_destroy(struct mm *mm)
 	free(mm);
 }
 
-/* ---- the frame pool -------------------------------------------------------
- */
+/* ---- the frame pool ---- */
 
 static bool same_file(int a, int b)
 {
@@ -294,8 +293,7 @@ int mm_page_read(struct mm *mm, gfn_t gfn, void *page_out)
 	return rc;
 }
 
-/* ---- looking ----------------------------------------------------------------
- */
+/* ---- looking ---- */
 
 static void stats_faults(struct mm *mm, struct mm_stats *out)
 {

@@ -36,7 +36,7 @@ MUST_CHECK int mm_create(const struct mm_config *config, struct mm **out);
 /* Gives every page back first. [any, no VMM thread in the manager] */
 void mm_destroy(struct mm *mm);
 
-/* ---- guest RAM ------------------------------------------------------- */
+/* ---- guest RAM ---- */
 
 /*
  * Manages [hva, +bytes): private anonymous memory, trimmed to whole chunks.
@@ -82,7 +82,7 @@ void mm_copy_takes_off(struct mm *mm);
 /* Device-pinned for good (VFIO): restores the range and leaves it alone. */
 int mm_pin(struct mm *mm, hva_t hva, size_t bytes);
 
-/* ---- the frame pool -------------------------------------------------- */
+/* ---- the frame pool ---- */
 
 /* pool_fd is read-only and kept (dup'ed). Replaces one of the same file. */
 MUST_CHECK int mm_pool_attach(struct mm *mm, int pool_fd, uint64_t bytes);
@@ -106,7 +106,7 @@ void mm_release_hook(struct mm *mm, mm_release_fn *fn, void *arg);
 typedef void mm_frame_fn(void *arg, uint32_t frame, uint32_t refs);
 int mm_frames_walk(struct mm *mm, mm_frame_fn *fn, void *arg);
 
-/* ---- what sharing needs (see sharing/share.h) -------------------------- */
+/* ---- what sharing needs (see sharing/share.h) ---- */
 
 struct mm_page_map {
 	gfn_t gfn;
@@ -161,7 +161,7 @@ void mm_break_huge(struct mm *mm, bool on);
  */
 int mm_page_read(struct mm *mm, gfn_t gfn, void *page_out);
 
-/* ---- policy ---------------------------------------------------------- */
+/* ---- policy ---- */
 
 struct mm_target {
 	uint64_t resident_bytes; /* 0: no target */
@@ -185,7 +185,7 @@ int mm_unshare_all(struct mm *mm);
 /* The clock of the manager's host. [any] */
 uint64_t mm_now_ns(const struct mm *mm);
 
-/* ---- looking --------------------------------------------------------- */
+/* ---- looking ---- */
 
 void mm_stats(struct mm *mm, struct mm_stats *out);
 void mm_store_stats(struct mm *mm, struct tmem_stats *out);

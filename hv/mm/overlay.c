@@ -205,7 +205,7 @@ int mm_share(struct mm *mm, const struct mm_page_map *map, size_t n,
 	return 0;
 }
 
-/* ---- the way back -------------------------------------------------------- */
+/* ---- the way back ---- */
 
 /* Chunk locked, page SHARED (or private in its overlay already). */
 void overlay_break(struct mm *mm, const struct spot *s, struct releases *rel)

@@ -70,8 +70,7 @@ int mm_range_add(struct mm *mm, hva_t hva, size_t bytes, bool dontfork)
 	return rc;
 }
 
-/* ---- letting go -----------------------------------------------------------
- */
+/* ---- letting go ---- */
 
 static int page_restore(struct mm *mm, const struct spot *s,
 			struct releases *rel)
@@ -152,8 +151,7 @@ int mm_pin(struct mm *mm, hva_t hva, size_t bytes)
 	return rc;
 }
 
-/* ---- discards --------------------------------------------------------------
- */
+/* ---- discards ---- */
 
 static bool in_overlay(const struct spot *s)
 {
@@ -247,8 +245,7 @@ int mm_discard(struct mm *mm, hva_t hva, size_t bytes, bool balloon)
 	return rc;
 }
 
-/* ---- munmap -----------------------------------------------------------------
- */
+/* ---- munmap ---- */
 
 static void forget_stretch(struct mm *mm, const struct stretch *st)
 {

@@ -43,7 +43,7 @@ void reclaim_init(struct mm *mm)
 	};
 }
 
-/* ---- how much, and whether now ------------------------------------------ */
+/* ---- how much, and whether now ---- */
 
 static uint64_t resident_bytes(struct mm *mm)
 {
@@ -106,7 +106,7 @@ static bool brake(struct mm *mm, uint32_t limit, uint64_t now)
 	return true;
 }
 
-/* ---- on trial ------------------------------------------------------------ */
+/* ---- on trial ---- */
 
 static uint8_t *slot_ptr(const struct mm *mm, const struct spot *first)
 {
@@ -156,7 +156,7 @@ static void set_held(struct mm *mm, const struct take *t)
 	}
 }
 
-/* ---- into the store ------------------------------------------------------ */
+/* ---- into the store ---- */
 
 static int store_put(struct mm *mm, const struct spot *s, const void *page)
 {
@@ -212,7 +212,7 @@ static void compress_taken(struct mm *mm, struct take *t)
 	take_end(t);
 }
 
-/* ---- one chunk ----------------------------------------------------------- */
+/* ---- one chunk ---- */
 
 static size_t cold_run(const struct spot *first, size_t i,
 		       const uint64_t *pagemap)
@@ -292,7 +292,7 @@ static void chunk_visit(struct mm *mm, struct spot *first, bool take,
 	pthread_mutex_unlock(&c->lock);
 }
 
-/* ---- to the swap file ---------------------------------------------------- */
+/* ---- to the swap file ---- */
 
 static size_t swap_gather(struct mm *mm, const struct spot *first,
 			  struct spot *found)
@@ -377,8 +377,7 @@ static void swap_some(struct mm *mm, const struct mm_target *target,
 	}
 }
 
-/* ---- the slice ------------------------------------------------------------
- */
+/* ---- the slice ---- */
 
 static struct mm_target target_get(struct mm *mm)
 {
