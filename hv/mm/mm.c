@@ -200,9 +200,9 @@ static void pool_leave(struct mm *mm)
 {
 	mm_release_fn *hook = mm->release;
 
-	mm->release = NULL;
+	mm_release_hook(mm, NULL, mm->release_arg);
 	mm_unshare_all(mm);
-	mm->release = hook;
+	mm_release_hook(mm, hook, mm->release_arg);
 	pool_detach(mm);
 }
 
