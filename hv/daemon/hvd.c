@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The daemon as a whole: made in the order in which things need each other, and
+ * driven by three timers beside the sockets:
+ *
+ *   tick   1 s      looks at the host, expires, steers
+ *   soon   250 ms   after something changed: steers again, at most 4 times a
+ *                   second
+ *   flush  3 ms     after messages came: sends what the domains gathered, so
+ *                   that grants of one page run go out in one message
+ */
+#include "hv/daemon/hvd.h"
+#include "hv/base/log.h"
+#include "hv/daemon/control.h"
+#include "hv/daemon/host_info.h"
+#include "hv/daemon/link.h"
+#include "hv/daemon/metrics.h"
+#include "hv/daemon/server.h"
+#include "hv/daemon/state.h"
+#include "hv/daemon/steer.h"
+#include "hv/daemon/trust.h"
+#include "hv/daemon/vm.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define TICK_US	 1000000
+#define SOON_US	 250000
+#define FLUSH_US 3000
+
+uint64_t hvd_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+/* ---- timers ---------------------------------------------------------------
+ */
+
+static void timer_arm(sd_event_source *source, uint64_t us)
+{
+	if (sd_event_source_set_time_relative(source, us) < 0 ||
+	    sd_event_source_set_enabled(source, SD_EVENT_ONESHOT) < 0)
+		log_error("event loop: a timer cannot be set");
+}
+
+static void domains_flush(struct hvd *hvd)
+{
+	struct trust *trust;
+
+	TAILQ_FOREACH (trust, &hvd->trusts, entry)
+		if (trust->domain)
+			domain_flush(trust->domain);
+}
+
+static void domains_tick(struct hvd *hvd)
+{
+	struct trust *trust;
+
+	TAILQ_FOREACH (trust, &hvd->trusts, entry)
+		if (trust->domain)
+			domain_tick(trust->domain, hvd_now_ns());
+}
+
+static int flush_event(sd_event_source *source, uint64_t us, void *arg)
+{
+	struct hvd *hvd = arg;
+
+	(void)source;
+	(void)us;
+	hvd->flush_armed = false;
+	domains_flush(hvd);
+	return 0;
+}
+
+static int soon_event(sd_event_source *source, uint64_t us, void *arg)
+{
+	struct hvd *hvd = arg;
+
+	(void)source;
+	(void)us;
+	hvd->soon_armed = false;
+	link_waiting_retry(hvd);
+	steer_look(hvd);
+	steer_apply(hvd);
+	return 0;
+}
+
+static int tick_event(sd_event_source *source, uint64_t us, void *arg)
+{
+	struct hvd *hvd = arg;
+
+	(void)us;
+	link_waiting_retry(hvd);
+	domains_tick(hvd);
+	control_tick(hvd->control);
+	metrics_tick(hvd->metrics);
+	steer_look(hvd);
+	steer_apply(hvd);
+	steer_balloons(hvd);
+	timer_arm(source, TICK_US);
+	return 0;
+}
+
+void hvd_flush_soon(struct hvd *hvd)
+{
+	const struct trust *trust;
+	bool dirty = false;
+
+	if (!hvd->event || hvd->stopping || hvd->flush_armed)
+		return;
+	TAILQ_FOREACH (trust, &hvd->trusts, entry)
+		dirty |= trust->domain && domain_is_dirty(trust->domain);
+	if (!dirty)
+		return;
+	hvd->flush_armed = true;
+	timer_arm(hvd->flush_source, FLUSH_US);
+}
+
+void hvd_steer_soon(struct hvd *hvd)
+{
+	if (!hvd->event || hvd->stopping || hvd->soon_armed)
+		return;
+	hvd->soon_armed = true;
+	timer_arm(hvd->soon_source, SOON_US);
+}
+
+static int timer_add(struct hvd *hvd, sd_event_source **source, uint64_t us,
+		     uint64_t accuracy_us, sd_event_time_handler_t fn,
+		     int enabled)
+{
+	int rc;
+
+	rc = sd_event_add_time_relative(hvd->event, source, CLOCK_MONOTONIC, us,
+					accuracy_us, fn, hvd);
+	return rc < 0 ? rc : sd_event_source_set_enabled(*source, enabled);
+}
+
+static int timers_create(struct hvd *hvd)
+{
+	int rc;
+
+	rc = timer_add(hvd, &hvd->tick_source, TICK_US, 10000, tick_event,
+		       SD_EVENT_ONESHOT);
+	if (rc >= 0)
+		rc = timer_add(hvd, &hvd->soon_source, SOON_US, 10000,
+			       soon_event, SD_EVENT_OFF);
+	if (rc >= 0)
+		rc = timer_add(hvd, &hvd->flush_source, FLUSH_US, 1,
+			       flush_event, SD_EVENT_OFF);
+	return rc < 0 ? rc : 0;
+}
+
+/* ---- agents ---------------------------------------------------------------
+ */
+
+static int accept_event(sd_event_source *source, int fd, uint32_t events,
+			void *arg)
+{
+	int sock, rc;
+
+	(void)source;
+	(void)events;
+	sock = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	if (sock < 0)
+		return 0;
+	rc = link_accept(arg, sock);
+	if (rc)
+		log_warn("a connection of an agent was turned down: %s",
+			 strerror(-rc));
+	return 0;
+}
+
+static int agents_listen(struct hvd *hvd)
+{
+	char path[WIRE_PATH_MAX + 16];
+	int rc;
+
+	snprintf(path, sizeof(path), "%s/agent.sock", hvd->config.run_dir);
+	rc = server_listen(path, SOCK_SEQPACKET, 0660, hvd->config.group,
+			   &hvd->agent_fd);
+	if (!rc)
+		rc = sd_event_add_io(hvd->event, &hvd->agent_source,
+				     hvd->agent_fd, EPOLLIN, accept_event, hvd);
+	return rc < 0 ? rc : 0;
+}
+
+/* ---- the whole ------------------------------------------------------------
+ */
+
+int hvd_create(const struct config *config, struct hvd **out)
+{
+	struct hvd *hvd = calloc(1, sizeof(*hvd));
+	int rc;
+
+	if (!hvd)
+		return -ENOMEM;
+	rc = host_memory(&hvd->memory_bytes, &hvd->available_bytes);
+	if (rc) {
+		free(hvd);
+		return rc;
+	}
+	hvd->config = *config;
+	hvd->agent_fd = hvd->lock_fd = -1;
+	hvd->start_ns = hvd_now_ns();
+	TAILQ_INIT(&hvd->vms);
+	TAILQ_INIT(&hvd->trusts);
+	TAILQ_INIT(&hvd->links);
+	pressure_init(&hvd->pressure, &config->pressure);
+	*out = hvd;
+	return 0;
+}
+
+static int failed(int rc, const char *what, const char *where)
+{
+	log_error("%s %s: %s", what, where, strerror(-rc));
+	return rc;
+}
+
+int hvd_start(struct hvd *hvd, sd_event *event)
+{
+	const char *run_dir = hvd->config.run_dir;
+	const char *metrics = hvd->config.metrics;
+	int rc;
+
+	rc = server_run_dir(run_dir, &hvd->lock_fd);
+	if (rc)
+		return failed(rc, rc == -EBUSY ? "another hvd runs in" : "no",
+			      run_dir);
+	hvd->event = event;
+	rc = timers_create(hvd);
+	if (rc)
+		return failed(rc, "event loop", "timers");
+	state_load(hvd);
+	rc = control_create(hvd, &hvd->control);
+	if (rc)
+		return failed(rc, "control socket in", run_dir);
+	if (metrics[0])
+		rc = metrics_create(hvd, metrics, &hvd->metrics);
+	if (rc)
+		return failed(rc, "metrics at", metrics);
+	steer_look(hvd);
+	rc = agents_listen(hvd);
+	return rc ? failed(rc, "agents' socket in", run_dir) : 0;
+}
+
+void hvd_destroy(struct hvd *hvd)
+{
+	struct vm *vm;
+
+	if (!hvd)
+		return;
+	hvd->stopping = true;
+	link_close_all(hvd);
+	while ((vm = TAILQ_FIRST(&hvd->vms)))
+		vm_destroy(vm);
+	control_destroy(hvd->control);
+	metrics_destroy(hvd->metrics);
+	sd_event_source_disable_unref(hvd->agent_source);
+	sd_event_source_disable_unref(hvd->tick_source);
+	sd_event_source_disable_unref(hvd->soon_source);
+	sd_event_source_disable_unref(hvd->flush_source);
+	if (hvd->agent_fd >= 0)
+		close(hvd->agent_fd);
+	if (hvd->lock_fd >= 0)
+		close(hvd->lock_fd);
+	free(hvd);
+}

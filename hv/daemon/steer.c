@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ *   memory = budget, or the host's total
+ *   free   = budget - used by all VMs, pools and tables, or MemAvailable,
+ *            less the copy-on-write reserve
+ *   for VMs = used by VMs + free - what has to be free (pressure_goal)
+ *
+ * The reserve counts as used, so a storm of writes to shared pages finds memory
+ * that nobody was given.
+ *
+ * A VM's target is the arbiter's where memory is short. Where it is not, there
+ * is none, its own limit apart. A state forced by hand without a shortage asks
+ * for what would be given up first: the cold pages.
+ *
+ * In hard and low a TARGET allows compression, in low it also keeps a VM from
+ * growing beyond what it uses.
+ */
+#include "hv/daemon/steer.h"
+#include "hv/base/log.h"
+#include "hv/daemon/arbiter.h"
+#include "hv/daemon/balloon.h"
+#include "hv/daemon/host_info.h"
+#include "hv/daemon/link.h"
+#include "hv/daemon/trust.h"
+#include "hv/daemon/vm.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Room to grow that demand includes: 1/16, at least this. */
+#define GROWTH_MIN ((uint64_t)16 << 20)
+/* A target that moved less than this is not worth a message: 1/64. */
+#define NOISE_SHIFT 6
+
+uint64_t steer_pool_bytes(const struct hvd *hvd)
+{
+	const struct trust *trust;
+	struct domain_stats ds;
+	uint64_t sum = 0;
+
+	TAILQ_FOREACH (trust, &hvd->trusts, entry)
+		if (trust->domain) {
+			domain_stats(trust->domain, &ds);
+			sum += ds.pool_bytes;
+		}
+	return sum;
+}
+
+uint64_t steer_metadata_bytes(const struct hvd *hvd)
+{
+	const struct trust *trust;
+	struct domain_stats ds;
+	const struct vm *vm;
+	uint64_t sum = 0;
+
+	TAILQ_FOREACH (trust, &hvd->trusts, entry)
+		if (trust->domain) {
+			domain_stats(trust->domain, &ds);
+			sum += ds.metadata_bytes;
+		}
+	TAILQ_FOREACH (vm, &hvd->vms, entry)
+		sum += sizeof(*vm) + min_u64(vm->stats.mm.metadata_bytes,
+					     vm->ram_pages << PAGE_SHIFT);
+	return sum;
+}
+
+uint64_t steer_cow_reserve_bytes(const struct hvd *hvd)
+{
+	const struct trust *trust;
+	struct domain_stats ds;
+	uint64_t refs = 0;
+
+	TAILQ_FOREACH (trust, &hvd->trusts, entry)
+		if (trust->domain) {
+			domain_stats(trust->domain, &ds);
+			refs += ds.sharing_pages;
+		}
+	return min_u64((refs << PAGE_SHIFT) / 1000 * hvd->config.cow_permille,
+		       hvd->config.cow_max_bytes);
+}
+
+uint64_t steer_memory_bytes(const struct hvd *hvd)
+{
+	return hvd->config.budget_bytes ? hvd->config.budget_bytes
+					: hvd->memory_bytes;
+}
+
+static uint64_t vms_used(const struct hvd *hvd)
+{
+	const struct vm *vm;
+	uint64_t sum = 0;
+
+	TAILQ_FOREACH (vm, &hvd->vms, entry)
+		sum += vm_used_bytes(vm);
+	return sum;
+}
+
+static uint64_t less(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : 0;
+}
+
+static uint64_t free_bytes(const struct hvd *hvd)
+{
+	uint64_t all = hvd->available_bytes;
+
+	if (hvd->config.budget_bytes)
+		all = less(hvd->config.budget_bytes,
+			   vms_used(hvd) + steer_pool_bytes(hvd) +
+				   steer_metadata_bytes(hvd));
+	return less(all, steer_cow_reserve_bytes(hvd));
+}
+
+/* So many mappings may overlays cost at worst: one per page of all guests. */
+static void map_count_raise(struct hvd *hvd)
+{
+	uint64_t wanted = 65530, was = 0;
+	const struct vm *vm;
+	int rc;
+
+	TAILQ_FOREACH (vm, &hvd->vms, entry)
+		wanted = max_u64(wanted, vm->ram_pages + 65530);
+	if (!hvd->config.raise_map_count || wanted <= hvd->map_count_wanted)
+		return;
+	/* Twice, so that a VM's growth does not come back here each second. */
+	if (hvd->map_count_wanted)
+		wanted *= 2;
+	hvd->map_count_wanted = wanted;
+	rc = host_map_count_raise(wanted, &was);
+	if (rc)
+		log_warn("vm.max_map_count is %llu and cannot be raised to "
+			 "%llu (%s): sharing ends where it is reached",
+			 (unsigned long long)was, (unsigned long long)wanted,
+			 strerror(-rc));
+	else if (was < wanted)
+		log_info("vm.max_map_count raised from %llu to %llu",
+			 (unsigned long long)was, (unsigned long long)wanted);
+}
+
+void steer_look(struct hvd *hvd)
+{
+	int rc;
+
+	rc = host_memory(&hvd->memory_bytes, &hvd->available_bytes);
+	if (rc) {
+		log_error("/proc/meminfo: %s", strerror(-rc));
+		return;
+	}
+	map_count_raise(hvd);
+	if (pressure_update(&hvd->pressure, free_bytes(hvd),
+			    steer_memory_bytes(hvd)))
+		hvd_steer_soon(hvd);
+}
+
+/* ---- dividing --------------------------------------------------------- */
+
+static uint64_t demand_bytes(const struct vm *vm)
+{
+	const struct mm_stats *mm = &vm->stats.mm;
+	uint64_t ram = vm->ram_pages << PAGE_SHIFT, want;
+
+	want = vm_used_bytes(vm) +
+	       (min_u64(mm->compressed_pages + mm->swapped_pages, vm->ram_pages)
+		<< PAGE_SHIFT);
+	return min_u64(ram, want + max_u64(want / 16, GROWTH_MIN));
+}
+
+static size_t arbiter_fill(const struct hvd *hvd, struct arbiter_vm *row)
+{
+	const struct vm *vm;
+	size_t n = 0;
+
+	TAILQ_FOREACH (vm, &hvd->vms, entry)
+		row[n++] = (struct arbiter_vm){
+			.reservation_bytes = vm->reservation_bytes,
+			.limit_bytes = vm->limit_bytes,
+			.demand_bytes = demand_bytes(vm),
+			.idle_bytes =
+				min_u64(vm->stats.mm.cold_pages, vm->ram_pages)
+				<< PAGE_SHIFT,
+			.used_bytes = vm_used_bytes(vm),
+			.shares = vm->shares};
+	return n;
+}
+
+static uint64_t budget_for_vms(const struct hvd *hvd)
+{
+	uint64_t memory = steer_memory_bytes(hvd);
+	uint64_t used = vms_used(hvd);
+	uint64_t has = used + free_bytes(hvd);
+	uint64_t cold = 0;
+	const struct vm *vm;
+
+	has = less(has, pressure_goal(&hvd->pressure, memory));
+	if (!hvd->pressure.is_forced ||
+	    pressure_now(&hvd->pressure) < PRESSURE_SOFT)
+		return has;
+	TAILQ_FOREACH (vm, &hvd->vms, entry)
+		cold += min_u64(vm->stats.mm.cold_pages, vm->ram_pages)
+			<< PAGE_SHIFT;
+	return min_u64(has, less(used, cold));
+}
+
+static void targets_divide(struct hvd *hvd)
+{
+	struct arbiter_vm *row;
+	struct vm *vm;
+	size_t n = 0, i = 0;
+
+	TAILQ_FOREACH (vm, &hvd->vms, entry)
+		n++;
+	row = calloc(n + 1, sizeof(*row));
+	if (!row)
+		return; /* the targets of before hold */
+	arbiter_fill(hvd, row);
+	if (arbiter_divide(row, n, budget_for_vms(hvd),
+			   hvd->config.tax_percent))
+		log_debug("reservations exceed what there is");
+	TAILQ_FOREACH (vm, &hvd->vms, entry)
+		vm->target_bytes = row[i++].target_bytes;
+	free(row);
+}
+
+/* ---- telling ---------------------------------------------------------- */
+
+static uint32_t target_flags(const struct hvd *hvd, const struct vm *vm,
+			     bool over_limit)
+{
+	enum pressure_state state = pressure_now(&hvd->pressure);
+	enum share_mode mode = trust_share(vm->trust);
+	uint32_t flags = 0;
+
+	if (mode == SHARE_ALWAYS ||
+	    (mode == SHARE_PRESSURE && state >= PRESSURE_CLEAR))
+		flags |= WIRE_MAY_SHARE;
+	if (state >= PRESSURE_CLEAR)
+		flags |= WIRE_BREAK_HUGE;
+	if (state >= PRESSURE_HARD || over_limit) {
+		flags |= WIRE_MAY_COMPRESS;
+		if (hvd->config.swap)
+			flags |= WIRE_MAY_SWAP;
+	}
+	return flags;
+}
+
+static uint64_t target_bytes(const struct hvd *hvd, const struct vm *vm)
+{
+	enum pressure_state state = pressure_now(&hvd->pressure);
+	uint64_t bytes = 0;
+
+	if (state >= PRESSURE_SOFT)
+		bytes = max_u64(vm->target_bytes, PAGE_BYTES);
+	if (state == PRESSURE_LOW && vm->have_stats)
+		bytes = min_u64(bytes,
+				max_u64(vm_used_bytes(vm),
+					vm->reservation_bytes + PAGE_BYTES));
+	if (vm->limit_bytes && (!bytes || vm->limit_bytes < bytes))
+		bytes = vm->limit_bytes;
+	return bytes;
+}
+
+static void target_make(const struct hvd *hvd, const struct vm *vm,
+			struct wire_target *out)
+{
+	uint64_t ram = vm->ram_pages << PAGE_SHIFT;
+	uint64_t store = ram / 100 * hvd->config.store_percent;
+
+	if (vm->cap_bytes)
+		store = min_u64(store, vm->cap_bytes);
+	*out = (struct wire_target){
+		.resident_bytes = target_bytes(hvd, vm),
+		.store_bytes = store,
+		.flags = target_flags(hvd, vm,
+				      vm->limit_bytes && vm->limit_bytes < ram),
+		.refault_permille_min = hvd->config.refault_permille,
+		.scan_ms = hvd->config.scan_ms,
+		.pressure = pressure_now(&hvd->pressure)};
+}
+
+static bool target_differs(const struct wire_target *a,
+			   const struct wire_target *b)
+{
+	uint64_t x = a->resident_bytes, y = b->resident_bytes;
+	struct wire_target rest = *a;
+
+	if (!x != !y || (x > y ? x - y : y - x) > y >> NOISE_SHIFT)
+		return true;
+	rest.resident_bytes = y;
+	return memcmp(&rest, b, sizeof(rest)) != 0;
+}
+
+static void target_send(struct hvd *hvd, struct vm *vm)
+{
+	struct wire_target target;
+
+	if (!vm->link || vm->unmanaged)
+		return;
+	target_make(hvd, vm, &target);
+	if (vm->target_sent && !target_differs(&target, &vm->target))
+		return;
+	/* If it does not go out, the next second tries again. */
+	vm->target_sent = !link_send_control(vm->link, WIRE_TARGET, &target,
+					     sizeof(target));
+	vm->target = target;
+}
+
+void steer_apply(struct hvd *hvd)
+{
+	struct vm *vm;
+
+	targets_divide(hvd);
+	TAILQ_FOREACH (vm, &hvd->vms, entry)
+		target_send(hvd, vm);
+}
+
+/* ---- balloons -------------------------------------------------------------
+ */
+
+void steer_balloons(struct hvd *hvd)
+{
+	enum pressure_state state = pressure_now(&hvd->pressure);
+	struct vm *vm;
+
+	if (!hvd->config.balloon)
+		return;
+	TAILQ_FOREACH (vm, &hvd->vms, entry) {
+		if (!vm->link || !vm->have_stats)
+			continue;
+		if (!vm->balloon && vm->qmp[0])
+			vm->balloon = balloon_create(hvd, vm->name, vm->qmp);
+		if (state >= PRESSURE_SOFT)
+			balloon_take(vm->balloon,
+				     less(vm_used_bytes(vm), vm->target_bytes),
+				     hvd->config.balloon_keep_bytes);
+		else
+			balloon_deflate(vm->balloon);
+	}
+}
