@@ -123,7 +123,7 @@ $(OUT)/bench/%: $(OUT)/obj/bench/%.o $(LIBS)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS_CORE) -lm
 
-unit: $(UNIT)
+unit: $(UNIT) $(OUT)/hvd
 tools: $(TOOLS)
 
 run: deps
