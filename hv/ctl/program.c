@@ -57,7 +57,7 @@ static const struct opt_text {
 	[OPT_NO_BALLOON] = {"--no-balloon", OPT_FLAG, "",
 			    "add no balloon device"},
 	[OPT_STORE] = {"--store", OPT_VALUE, "SIZE",
-		       "cap of the compressed store"},
+		       "cap of the compressed store, or N% of its RAM"},
 	[OPT_SWAP] = {"--swap", OPT_VALUE, "PATH",
 		      "swap file for the store's coldest pages"},
 	[OPT_SWAP_SIZE] = {"--swap-size", OPT_VALUE, "SIZE",

@@ -243,15 +243,20 @@ static bool socket_is_live(const char *path)
 	return live;
 }
 
+/* Absolute: QEMU may change its folder, and hvd is in another. */
 static enum ctl_exit run_dir_choose(struct qemu_run *run)
 {
 	const char *dir = getenv("TIDEPOOL_RUN_DIR");
+	char here[PATH_MAX] = "";
+	int n;
 
 	dir = dir && *dir ? dir : HV_RUN_DIR;
-	if (strlen(dir) < sizeof(run->run_dir)) {
-		strcpy(run->run_dir, dir);
+	if (*dir != '/' && !getcwd(here, sizeof(here)))
+		return ctl_refuse(run->ctl, "the working folder is gone");
+	n = snprintf(run->run_dir, sizeof(run->run_dir), "%s%s%s", here,
+		     *here ? "/" : "", dir);
+	if (n > 0 && (size_t)n < sizeof(run->run_dir))
 		return CTL_DONE;
-	}
 	return ctl_refuse(run->ctl,
 			  "TIDEPOOL_RUN_DIR is too long for a socket");
 }
@@ -321,30 +326,46 @@ static enum ctl_exit preload_add(struct qemu_run *run)
 static const struct env_option {
 	enum opt opt;
 	const char *name;
-	enum { ENV_SIZE, ENV_NUMBER, ENV_TEXT } kind;
+	enum { ENV_SIZE, ENV_STORE, ENV_NUMBER, ENV_TEXT } kind;
 } env_options[] = {
 	{OPT_DOMAIN, "TIDEPOOL_DOMAIN", ENV_TEXT},
 	{OPT_RESERVATION, "TIDEPOOL_RESERVATION", ENV_SIZE},
 	{OPT_LIMIT, "TIDEPOOL_LIMIT", ENV_SIZE},
 	{OPT_SHARES, "TIDEPOOL_SHARES", ENV_NUMBER},
-	{OPT_STORE, "TIDEPOOL_STORE", ENV_SIZE},
+	{OPT_STORE, "TIDEPOOL_STORE", ENV_STORE},
 	{OPT_SWAP, "TIDEPOOL_SWAP", ENV_TEXT},
 	{OPT_SWAP_SIZE, "TIDEPOOL_SWAP_SIZE", ENV_SIZE},
 };
+
+/* "0%" to "100%", of guest RAM. */
+static bool is_percentage(const char *text)
+{
+	char number[8];
+	size_t n = strlen(text);
+	uint64_t percent;
+
+	if (!n || n >= sizeof(number) || text[n - 1] != '%')
+		return false;
+	memcpy(number, text, n - 1);
+	number[n - 1] = '\0';
+	return !number_parse(number, 100, &percent);
+}
 
 /* Sizes go to the agent in plain bytes. */
 static enum ctl_exit option_add(struct qemu_run *run,
 				const struct env_option *option)
 {
+	const char *given = run->ctl->opt[option->opt];
 	enum ctl_exit exit_code;
 	char text[SIZE_TEXT_MAX];
 	uint64_t n = 0;
 
-	if (option->kind == ENV_TEXT)
-		return env_add(run, option->name, run->ctl->opt[option->opt]);
-	exit_code = option->kind == ENV_SIZE
-			    ? ctl_size(run->ctl, option->opt, &n)
-			    : ctl_number(run->ctl, option->opt, SHARES_MAX, &n);
+	if (option->kind == ENV_TEXT ||
+	    (option->kind == ENV_STORE && is_percentage(given)))
+		return env_add(run, option->name, given);
+	exit_code = option->kind == ENV_NUMBER
+			    ? ctl_number(run->ctl, option->opt, SHARES_MAX, &n)
+			    : ctl_size(run->ctl, option->opt, &n);
 	if (exit_code)
 		return exit_code;
 	snprintf(text, sizeof(text), "%" PRIu64, n);

@@ -408,6 +408,40 @@ START_TEST(nothing_asked_nothing_said)
 }
 END_TEST
 
+START_TEST(store_may_be_a_percentage)
+{
+	char line[256];
+	json_t *run = dry_run("--store 20%", "qemu-system-x86_64", "-m 1G");
+
+	ck_assert_str_eq(env_of(run, "TIDEPOOL_STORE"), "20%");
+	json_decref(run);
+	snprintf(line, sizeof(line), "--dry-run --store 101%% -- %s",
+		 qemu_link("qemu-system-x86_64"));
+	ck_assert_int_eq(hv(line), CTL_USAGE);
+}
+END_TEST
+
+/* The agent and hvd know nothing of our working folder. */
+START_TEST(paths_become_absolute)
+{
+	char wanted[160];
+	json_t *run;
+
+	ck_assert_int_eq(chdir(dir), 0);
+	ck_assert_int_eq(mkdir("run", 0755), 0);
+	setenv("TIDEPOOL_RUN_DIR", "run", 1);
+	setenv("TIDEPOOL_AGENT", "agent.so", 1);
+	run = dry_run("--name a", "qemu-system-x86_64", "-m 1G");
+	snprintf(wanted, sizeof(wanted), "%s/run", dir);
+	ck_assert_str_eq(env_of(run, "TIDEPOOL_RUN_DIR"), wanted);
+	snprintf(wanted, sizeof(wanted), "%s/run/a.qmp", dir);
+	ck_assert_str_eq(env_of(run, "TIDEPOOL_QMP"), wanted);
+	snprintf(wanted, sizeof(wanted), "%s/agent.so", dir);
+	ck_assert_str_eq(env_of(run, "LD_PRELOAD"), wanted);
+	json_decref(run);
+}
+END_TEST
+
 START_TEST(balloon_is_added_where_it_fits)
 {
 	json_t *run = dry_run("--no-balloon", "qemu-system-x86_64", "-m 1G");
@@ -597,6 +631,8 @@ int main(void)
 	tcase_add_test(tc, setuid_programs_do_not_preload);
 	tcase_add_test(tc, command_line_becomes_managed);
 	tcase_add_test(tc, nothing_asked_nothing_said);
+	tcase_add_test(tc, store_may_be_a_percentage);
+	tcase_add_test(tc, paths_become_absolute);
 	tcase_add_test(tc, balloon_is_added_where_it_fits);
 	tcase_add_test(tc, flaws_are_warned_of);
 	tcase_add_loop_test(tc, misuse_is_exit_2, 0, ARRAY_LEN(misuses));
