@@ -12,6 +12,12 @@ from .qmp import Qmp, connect
 MIB = 1 << 20
 
 
+# TCG runs a string instruction byte by byte, and a kernel that sees erms or
+# fsrm copies every page with one.
+TCG = ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,-erms,-fsrm"]
+KVM = ["-accel", "kvm", "-cpu", "host"]
+
+
 class Report:
     """The workload's lines (see bench/desktop/workload.c)."""
 
@@ -73,9 +79,7 @@ class Guest:
         return os.path.join(self.run_dir, f"{self.name}.{kind}")
 
     def argv(self):
-        accel = ["-accel", "kvm", "-cpu", "host"] if self.engine == "kvm" \
-            else ["-accel", "tcg,thread=multi,tb-size=512",
-                  "-cpu", "max"]
+        accel = KVM if self.engine == "kvm" else TCG
         kernel = ("root=/dev/vda rw console=ttyS0 quiet panic=-1 "
                   f"tsc=reliable tidepool.index={self.index + 1}")
         disk = self.path("qcow2")

@@ -52,8 +52,14 @@ def memory_make(kinds, seed):
     return child, f"{child.pid}:{base:x}:{len(kinds) * 4096}"
 
 
+def census_tool():
+    subprocess.run(["make", "-s", "-C", lib.ROOT, f"BUILD={lib.BUILD}",
+                    "tools"], check=True)
+    return os.path.join(lib.BUILD, "bench", "census")
+
+
 def census(*arguments):
-    tool = os.path.join(lib.BUILD, "bench", "census")
+    tool = census_tool()
     return json.loads(subprocess.run([tool, *arguments], check=True,
                                      capture_output=True).stdout)
 
@@ -86,7 +92,7 @@ def census_counts_known_memory():
 
 def census_refuses_bad_arguments():
     """no arguments, garbage, and sizes that are no whole pages"""
-    tool = os.path.join(lib.BUILD, "bench", "census")
+    tool = census_tool()
     for argument in ([], ["x"], ["1:0"], ["1:1000:4097"], ["1:1001:4096"],
                      ["0:1000:4096"], ["1:fffffffffffff000:8192"],
                      ["1:1000:4096x"]):
