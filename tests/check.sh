@@ -299,8 +299,8 @@ account_vm() { # kind rc
 
 run_guests() {
 	local file name names=()
-	for file in tests/guest/*.py; do
-		name=$(basename "$file" .py)
+	for file in tests/guest/*.py tests/guest/*.sh; do
+		name=$(basename "${file%.*}")
 		[ "$name" = lib ] || names+=("$name")
 	done
 	any_wanted guest "${names[@]}" || return 0
@@ -309,7 +309,7 @@ run_guests() {
 	local all=$slots
 	slots=1
 	for name in "${names[@]}"; do
-		job "guest/$name" 300 "tests/guest/$name.py"
+		job "guest/$name" 300 "$(echo tests/guest/"$name".[ps][yh])"
 	done
 	drain
 	slots=$all
