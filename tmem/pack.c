@@ -8,8 +8,8 @@
  *
  * An object never crosses extents (the tail is less than one object: at most
  * 0.4 %), but does cross pages. Memory beyond the last object goes back to the
- * kernel once it is more than 1/64 of the class, or at once when the budget is
- * tight.
+ * kernel once it is more than a page and 1/128 of the class, or at once when
+ * the budget is tight.
  */
 #include "tmem/pack.h"
 
@@ -19,7 +19,7 @@
 #define EXTENT_BYTES  ((uint32_t)1 << PACK_EXTENT_SHIFT)
 #define PIECE_SHIFT   29
 #define PIECES_MAX    2048
-#define SPARE_PART    64 /* of a class's pages may lie idle */
+#define SPARE_PART    128 /* of a class's pages may lie idle */
 #define EXTENTS_FIRST 4
 #define WHOLE_OBJECT  (PAGE_BYTES + sizeof(struct pack_head))
 

@@ -65,11 +65,12 @@ static void expect(struct tmem_client *of, int id, uint32_t index,
 static void expect_miss(struct tmem_client *of, int id, uint32_t index)
 {
 	unsigned char got[PAGE_BYTES];
+	unsigned char was[PAGE_BYTES];
 
 	memset(got, 0x77, sizeof(got));
+	memcpy(was, got, sizeof(was));
 	ck_assert_int_eq(tmem_get(of, id, &oid, index, got), -ENOENT);
-	for (size_t i = 0; i < sizeof(got); i++)
-		ck_assert_uint_eq(got[i], 0x77);
+	ck_assert_mem_eq(got, was, sizeof(got));
 }
 
 static struct tmem_stats stats(void)
@@ -701,7 +702,7 @@ START_TEST(large_store_is_nearly_all_payload)
 	share = (double)st.stored_bytes / (double)st.used_bytes;
 	printf("payload, all metadata counted: %.2f %% of %llu bytes\n",
 	       100 * share, (unsigned long long)st.used_bytes);
-	ck_assert_double_ge(share, 0.96);
+	ck_assert_double_ge(share, 0.965);
 	stop();
 }
 END_TEST
