@@ -213,8 +213,8 @@ enum ctl_exit change_budget(struct ctl *ctl)
 	if (hv_budget(ctl->hv, bytes, ctl_mode(ctl), &value))
 		return ctl_fail(ctl);
 	return was_now_out(ctl, value, "budget",
-			   (struct view_field){NULL, "was_bytes", VIEW_BYTES},
-			   (struct view_field){NULL, "now_bytes", VIEW_BYTES});
+			   (struct view_field){NULL, "was_bytes", VIEW_BUDGET},
+			   (struct view_field){NULL, "now_bytes", VIEW_BUDGET});
 }
 
 enum ctl_exit change_unshare(struct ctl *ctl)
@@ -224,8 +224,8 @@ enum ctl_exit change_unshare(struct ctl *ctl)
 
 	if (hv_unshare(ctl->hv, ctl->args[0], ctl_mode(ctl), &value))
 		return ctl_fail(ctl);
-	snprintf(line, sizeof(line), "%s: every shared page %sits own again",
-		 ctl->args[0], would(ctl));
+	snprintf(line, sizeof(line), "%s: every shared page %s its own again",
+		 ctl->args[0], ctl_has(ctl, OPT_DRY_RUN) ? "would be" : "is");
 	return change_out(ctl, value, line);
 }
 

@@ -177,7 +177,7 @@ enum ctl_exit look_host(struct ctl *ctl)
 		{"Host", "", VIEW_TEXT},
 		{"memory", "memory_bytes", VIEW_BYTES},
 		{"available", "available_bytes", VIEW_BYTES},
-		{"budget for guests", "budget_bytes", VIEW_LIMIT},
+		{"budget for guests", "budget_bytes", VIEW_BUDGET},
 		{"pressure", "pressure", VIEW_TEXT},
 		{"  forced", "pressure_forced", VIEW_BOOL},
 		{"VMs", "vms", VIEW_ID},

@@ -96,12 +96,12 @@ static void host_lines(const struct screen *s, char *one, char *two, size_t n)
 	if (hv_value_bool(s->host, "pressure_forced", &forced))
 		forced = false;
 	snprintf(one, n,
-		 "pressure %.8s%s   available %.9s of %.9s   budget %.9s",
+		 "pressure %.8s%s   available %.9s of %.9s   budget %.10s",
 		 host_text(s, a, "pressure", VIEW_TEXT),
 		 forced ? " (forced)" : "",
 		 host_text(s, b, "available_bytes", VIEW_BYTES),
 		 host_text(s, c, "memory_bytes", VIEW_BYTES),
-		 host_text(s, d, "budget_bytes", VIEW_LIMIT));
+		 host_text(s, d, "budget_bytes", VIEW_BUDGET));
 	snprintf(two, n,
 		 "VMs %.20s   frame pools %.9s   index %.9s   metadata %.9s",
 		 host_text(s, a, "vms", VIEW_ID),

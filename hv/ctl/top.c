@@ -36,14 +36,10 @@ static const char *const part_paths[TOP_PARTS] = {
 };
 
 const struct top_key_text top_key_texts[TOP_KEYS] = {
-	[TOP_BY_NAME] = {'n', "name"},
-	[TOP_BY_RAM] = {'m', "ram"},
-	[TOP_BY_PRIVATE] = {'p', "private"},
-	[TOP_BY_SHARED] = {'s', "shared"},
-	[TOP_BY_COMPRESSED] = {'c', "compr"},
-	[TOP_BY_SWAPPED] = {'w', "swap"},
-	[TOP_BY_REFAULT] = {'r', "refault"},
-	[TOP_BY_FAULTS] = {'f', "faults"},
+	[TOP_BY_NAME] = {'n', "name"},	      [TOP_BY_RAM] = {'m', "ram"},
+	[TOP_BY_PRIVATE] = {'p', "private"},  [TOP_BY_SHARED] = {'s', "shared"},
+	[TOP_BY_COMPRESSED] = {'c', "compr"}, [TOP_BY_SWAPPED] = {'w', "swap"},
+	[TOP_BY_REFAULT] = {'r', "refault"},  [TOP_BY_FAULTS] = {'f', "faults"},
 };
 
 void top_init(struct top *top)

@@ -51,6 +51,8 @@ const char *view_number(char *buf, uint64_t n, enum view_unit unit)
 		return size_format(buf, n);
 	case VIEW_LIMIT:
 		return n ? size_format(buf, n) : strcpy(buf, "none");
+	case VIEW_BUDGET:
+		return n ? size_format(buf, n) : strcpy(buf, "whole host");
 	case VIEW_PAGES:
 		return n > UINT64_MAX / PAGE_BYTES
 			       ? strcpy(buf, "-")

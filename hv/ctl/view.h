@@ -13,8 +13,9 @@ enum view_unit {
 	VIEW_COUNT, /* up to here: numbers of events or things */
 	VIEW_RATE,
 	VIEW_BYTES,
-	VIEW_LIMIT, /* bytes; 0 means none */
-	VIEW_PAGES, /* shown as bytes */
+	VIEW_LIMIT,  /* bytes; 0 means none */
+	VIEW_BUDGET, /* bytes; 0 means the whole host */
+	VIEW_PAGES,  /* shown as bytes */
 	VIEW_NS,
 	VIEW_MS,
 	VIEW_PERMILLE, /* shown in percent */

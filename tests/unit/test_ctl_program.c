@@ -236,6 +236,8 @@ START_TEST(changes_pass_dry_run_on)
 	ck_assert_str_eq(out_text, "pressure changed from clear to hard\n");
 	ck_assert_int_eq(hv("budget 1K --dry-run"), CTL_DONE);
 	params_are("{\"bytes\":1024,\"dry_run\":true}");
+	ck_assert_str_eq(out_text, "budget would be changed from whole host to "
+				   "1.0K\n");
 	ck_assert_int_eq(hv("unshare desk1 --dry-run"), CTL_DONE);
 	params_are("{\"dry_run\":true,\"vm\":\"desk1\"}");
 	ck_assert_int_eq(hv("unmanage desk1"), CTL_DONE);
