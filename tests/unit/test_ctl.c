@@ -166,6 +166,18 @@ START_TEST(bar_is_in_proportion)
 }
 END_TEST
 
+/* An assertion a cell would take libcheck longer than all the rest. */
+static bool bar_is_good(const struct top_vm *vm, size_t width,
+			const unsigned char *cells)
+{
+	for (size_t i = 0; i < width; i++)
+		if (cells[i] >= TOP_PARTS ||
+		    (vm->ram_pages && !vm->part[cells[i]]) ||
+		    (i && cells[i] < cells[i - 1]))
+			return false;
+	return true;
+}
+
 /* Any parts, any width: exactly width cells, none of a part that is not. */
 START_TEST(bar_always_fits)
 {
@@ -187,13 +199,7 @@ START_TEST(bar_always_fits)
 		memset(cells, 0xee, sizeof(cells));
 		top_bar(&vm, width, cells);
 		ck_assert_uint_eq(cells[width], 0xee);
-		for (size_t i = 0; i < width; i++) {
-			ck_assert_uint_lt(cells[i], TOP_PARTS);
-			if (vm.ram_pages)
-				ck_assert_uint_gt(vm.part[cells[i]], 0);
-			if (i)
-				ck_assert_uint_ge(cells[i], cells[i - 1]);
-		}
+		ck_assert(bar_is_good(&vm, width, cells));
 	}
 }
 END_TEST
