@@ -15,8 +15,7 @@ static const char *would(const struct ctl *ctl)
 	return ctl_has(ctl, OPT_DRY_RUN) ? "would be " : "";
 }
 
-/* ---- set ------------------------------------------------------------------
- */
+/* ---- set ------------------------------------------------------------- */
 
 enum set_kind { SET_SIZE, SET_NUMBER, SET_SWITCH };
 
@@ -122,8 +121,7 @@ enum ctl_exit change_set(struct ctl *ctl)
 	return exit_code;
 }
 
-/* ---- the others ------------------------------------------------------------
- */
+/* ---- the others ------------------------------------------------------ */
 
 static enum ctl_exit size_argument(struct ctl *ctl, uint64_t *out)
 {

@@ -132,8 +132,7 @@ static void name_read(const char *value, struct qemu_line *out)
 		name_make(name, out->name);
 }
 
-/* ---- machines --------------------------------------------------------------
- */
+/* ---- machines -------------------------------------------------------- */
 
 static const struct target {
 	const char *name;
@@ -187,8 +186,7 @@ static enum qemu_balloon balloon_fit(const char *qemu, const char *machine)
 	return QEMU_BALLOON_UNKNOWN;
 }
 
-/* ---- memory ----------------------------------------------------------------
- */
+/* ---- memory ---------------------------------------------------------- */
 
 static unsigned object_flaws(const char *value)
 {

@@ -45,8 +45,7 @@ struct screen {
 	size_t scroll;
 };
 
-/* ---- asking ---------------------------------------------------------------
- */
+/* ---- asking ---------------------------------------------------------- */
 
 static uint64_t now_ns(void)
 {
@@ -130,8 +129,7 @@ static const char *pages_text(char *buf, uint64_t pages)
 					: pages * PAGE_BYTES);
 }
 
-/* ---- as a table ------------------------------------------------------------
- */
+/* ---- as a table ------------------------------------------------------ */
 
 static void table_heads(struct table *table)
 {
@@ -197,8 +195,7 @@ static enum ctl_exit screen_json(struct ctl *ctl)
 	return exit_code;
 }
 
-/* ---- drawing ---------------------------------------------------------------
- */
+/* ---- drawing --------------------------------------------------------- */
 
 static void colours_init(void)
 {
@@ -345,8 +342,7 @@ static void screen_draw(const struct screen *s)
 	refresh();
 }
 
-/* ---- the loop --------------------------------------------------------------
- */
+/* ---- the loop -------------------------------------------------------- */
 
 static void screen_key(struct screen *s, int key)
 {

@@ -29,8 +29,7 @@ static enum ctl_exit table_out(struct ctl *ctl, struct table *table)
 	return rc ? ctl_refuse(ctl, "%s", strerror(-rc)) : CTL_DONE;
 }
 
-/* ---- of one VM ------------------------------------------------------------
- */
+/* ---- of one VM ------------------------------------------------------- */
 
 static void one_add(struct table *table, const char *group,
 		    const struct hv_cursor *stat)
@@ -68,8 +67,7 @@ static enum ctl_exit one_print(struct ctl *ctl, const struct hv_value *vm)
 	return table_out(ctl, table);
 }
 
-/* ---- of all ---------------------------------------------------------------
- */
+/* ---- of all ---------------------------------------------------------- */
 
 struct totals {
 	uint64_t sum;

@@ -122,8 +122,7 @@ int top_sample(struct top *top, const struct hv_value *list, uint64_t now_ns)
 	return 0;
 }
 
-/* ---- order ----------------------------------------------------------------
- */
+/* ---- order ----------------------------------------------------------- */
 
 static double key_value(const struct top_vm *vm, enum top_key key)
 {
@@ -176,8 +175,7 @@ int top_key_find(const char *name, enum top_key *out)
 	return -ENOENT;
 }
 
-/* ---- bars -----------------------------------------------------------------
- */
+/* ---- bars ------------------------------------------------------------ */
 
 /* Takes a cell from the widest part, or gives it one, until they fit. */
 static void widths_fit(size_t *cells, size_t width)

@@ -128,8 +128,7 @@ const char *view_format(char *buf, const struct hv_value *v,
 	}
 }
 
-/* ---- lists ----------------------------------------------------------------
- */
+/* ---- lists ----------------------------------------------------------- */
 
 static void heads_add(struct table *table, const struct view_field *fields,
 		      size_t n)
@@ -232,8 +231,7 @@ enum ctl_exit view_card(struct ctl *ctl, const struct hv_value *v,
 	return CTL_DONE;
 }
 
-/* ---- counters by name -----------------------------------------------------
- */
+/* ---- counters by name ------------------------------------------------ */
 
 static bool ends_in(const char *name, const char *end)
 {

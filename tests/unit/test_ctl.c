@@ -136,8 +136,7 @@ START_TEST(controls_never_reach_the_terminal)
 }
 END_TEST
 
-/* ---- bars -----------------------------------------------------------------
- */
+/* ---- bars ------------------------------------------------------------ */
 
 static size_t cells_of(const unsigned char *cells, size_t width, int part)
 {
@@ -204,8 +203,7 @@ START_TEST(bar_always_fits)
 }
 END_TEST
 
-/* ---- samples ---------------------------------------------------------------
- */
+/* ---- samples --------------------------------------------------------- */
 
 static struct fake_hvd *fake;
 static struct hv *hv;

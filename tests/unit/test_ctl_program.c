@@ -296,8 +296,7 @@ START_TEST(top_without_a_terminal_is_one_table)
 }
 END_TEST
 
-/* ---- the live screen -------------------------------------------------------
- */
+/* ---- the live screen ------------------------------------------------- */
 
 static pid_t screen_start(int *terminal)
 {

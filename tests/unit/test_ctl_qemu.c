@@ -81,8 +81,7 @@ static int hv(const char *words)
 	return code;
 }
 
-/* ---- reading ---------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------- */
 
 #define X86 "qemu-system-x86_64 "
 
@@ -211,8 +210,7 @@ START_TEST(random_lines_do_no_harm)
 }
 END_TEST
 
-/* ---- programs --------------------------------------------------------------
- */
+/* ---- programs -------------------------------------------------------- */
 
 static enum elf_verdict verdict_of(const void *bytes, size_t n, mode_t mode)
 {
