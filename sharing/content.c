@@ -53,9 +53,9 @@ static int pending_room(struct domain *dom)
 	return 0;
 }
 
-static void pending_link(struct domain *dom, struct pending *p, uint64_t now_ns)
+static void pending_link(struct domain *dom, struct pending *p)
 {
-	p->since_ns = now_ns;
+	p->since_ns = dom->now_ns;
 	p->newer = NULL;
 	p->older = dom->newest;
 	if (dom->newest)
@@ -122,7 +122,7 @@ void content_waiter_remove(struct domain *dom, struct pending *p, uint32_t i)
 }
 
 /* A frame, a record, and no page yet. */
-static int pending_create(struct domain *dom, uint64_t hash, uint64_t now_ns,
+static int pending_create(struct domain *dom, uint64_t hash,
 			  struct pending **out)
 {
 	struct pending *p;
@@ -141,7 +141,7 @@ static int pending_create(struct domain *dom, uint64_t hash, uint64_t now_ns,
 	}
 	frames_word_set(dom->frames, p->frame, dom->pending_used);
 	dom->pending[dom->pending_used++] = p;
-	pending_link(dom, p, now_ns);
+	pending_link(dom, p);
 	*out = p;
 	return 0;
 }
@@ -343,7 +343,6 @@ static void pending_revert(struct domain *dom, struct pending *p)
 void content_pass_on(struct domain *dom, struct pending *p)
 {
 	struct domain_member *m = place_member(dom, p->asked);
-	uint64_t since = p->since_ns;
 
 	m->claims--;
 	m->excuses++;
@@ -360,7 +359,7 @@ void content_pass_on(struct domain *dom, struct pending *p)
 	m = place_member(dom, p->asked);
 	m->claims++;
 	pending_unlink(dom, p);
-	pending_link(dom, p, dom->newest ? dom->newest->since_ns : since);
+	pending_link(dom, p);
 	if (!want_queue(m, p)) {
 		m->claims--;
 		pending_abandon(dom, p);
@@ -370,7 +369,7 @@ void content_pass_on(struct domain *dom, struct pending *p)
 
 /* A second page with the content of a candidate: ask for it. */
 static void pending_start(struct domain_member *m, const struct wire_offer *o,
-			  const struct index_value *candidate, uint64_t now_ns)
+			  const struct index_value *candidate)
 {
 	struct domain *dom = m->dom;
 	struct domain_member *first = dom->member[candidate->slot];
@@ -378,7 +377,7 @@ static void pending_start(struct domain_member *m, const struct wire_offer *o,
 	struct pending *p;
 	int rc;
 
-	rc = pending_create(dom, o->hash, now_ns, &p);
+	rc = pending_create(dom, o->hash, &p);
 	if (rc == -ENOSPC)
 		dom->count.pool_full++;
 	else if (rc)
@@ -438,8 +437,7 @@ static void frame_offer(struct domain_member *m, const struct wire_offer *o,
 		m->dom->count.no_memory++;
 }
 
-void content_remember(struct domain_member *m, const struct wire_offer *o,
-		      uint64_t now_ns)
+void content_remember(struct domain_member *m, const struct wire_offer *o)
 {
 	struct index_value v;
 
@@ -451,7 +449,7 @@ void content_remember(struct domain_member *m, const struct wire_offer *o,
 	if (v.is_frame)
 		frame_offer(m, o, v.frame);
 	else if ((v.slot != m->slot || v.page != o->page) && claim_allowed(m))
-		pending_start(m, o, &v, now_ns);
+		pending_start(m, o, &v);
 }
 
 static void waiter_forget(struct domain_member *m, struct pending *p,

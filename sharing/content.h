@@ -47,6 +47,7 @@ struct domain {
 	struct index *index;
 	struct frames *frames;
 	domain_send_fn *send;
+	uint64_t now_ns;	       /* of the call under way */
 	struct domain_member **member; /* by slot; NULL: free */
 	uint32_t slots;
 	struct domain_member *dirty;
@@ -82,8 +83,7 @@ static inline struct domain_member *place_member(const struct domain *dom,
  * content `hash`.
  */
 void content_forget(struct domain_member *m, const struct wire_offer *o);
-void content_remember(struct domain_member *m, const struct wire_offer *o,
-		      uint64_t now_ns);
+void content_remember(struct domain_member *m, const struct wire_offer *o);
 
 /* The content this member was asked for in exactly these words, or NULL. */
 struct pending *content_asked_find(const struct domain_member *m,

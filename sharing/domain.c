@@ -42,8 +42,7 @@
 #define LIES_MAX	 16  /* contents that are not of their hash */
 #define ODD_MAX		 256 /* messages about things that are not so */
 
-static int offer_message(struct domain_member *m, const struct wire_head *msg,
-			 uint64_t now_ns)
+static int offer_message(struct domain_member *m, const struct wire_head *msg)
 {
 	const struct wire_offer *o = (const void *)(msg + 1);
 	size_t i, n = wire_count(msg, sizeof(*o));
@@ -52,7 +51,7 @@ static int offer_message(struct domain_member *m, const struct wire_head *msg,
 		if (o[i].was != HASH_NONE && o[i].was != o[i].hash)
 			content_forget(m, &o[i]);
 		if (o[i].hash != HASH_NONE)
-			content_remember(m, &o[i], now_ns);
+			content_remember(m, &o[i]);
 	}
 	m->dom->count.offers += n;
 	return 0;
@@ -196,9 +195,10 @@ int domain_message(struct domain_member *m, const struct wire_head *msg,
 {
 	if (m->detached)
 		return -EPROTO;
+	m->dom->now_ns = now_ns;
 	switch (msg->type) {
 	case WIRE_OFFER:
-		return offer_message(m, msg, now_ns);
+		return offer_message(m, msg);
 	case WIRE_PUBLISH:
 		return publish_message(m, msg);
 	case WIRE_DECLINE:
@@ -234,6 +234,7 @@ bool domain_is_dirty(const struct domain *dom)
 
 void domain_tick(struct domain *dom, uint64_t now_ns)
 {
+	dom->now_ns = now_ns;
 	while (dom->oldest && now_ns > dom->oldest->since_ns &&
 	       now_ns - dom->oldest->since_ns > WANT_PATIENCE_NS) {
 		dom->count.want_timeouts++;

@@ -196,13 +196,22 @@ static void slot_clear(struct index *ix, struct shard *sh, uint32_t hole)
 	ix->count--;
 }
 
+/* Any seed, also 0, gives an odd number with bits all over (splitmix64). */
+static uint64_t factor_of(uint64_t seed)
+{
+	seed += 0x9e3779b97f4a7c15;
+	seed = (seed ^ seed >> 30) * 0xbf58476d1ce4e5b9;
+	seed = (seed ^ seed >> 27) * 0x94d049bb133111eb;
+	return (seed ^ seed >> 31) | 1;
+}
+
 int index_create(uint64_t seed, struct index **out)
 {
 	struct index *ix = calloc(1, sizeof(*ix));
 
 	if (!ix)
 		return -ENOMEM;
-	ix->factor = seed | 1;
+	ix->factor = factor_of(seed);
 	*out = ix;
 	return 0;
 }

@@ -73,6 +73,12 @@ static bool text_ok(const char *text, size_t room)
 	return i < room;
 }
 
+/* Of one line, for a log. */
+static bool path_ok(const char *path, size_t room)
+{
+	return text_ok(path, room) && !strpbrk(path, "\n\t");
+}
+
 static bool hash_ok(uint64_t hash)
 {
 	return hash != HASH_NONE && hash <= HASH_MASK;
@@ -85,7 +91,7 @@ static bool hello_ok(const uint8_t *body, size_t n)
 	memcpy(&hello, body, n);
 	return name_ok(hello.name) &&
 	       (!hello.domain[0] || name_ok(hello.domain)) &&
-	       text_ok(hello.qmp, sizeof(hello.qmp)) &&
+	       path_ok(hello.qmp, sizeof(hello.qmp)) &&
 	       hello.ram_pages <= PAGE_LIMIT && hello.shares <= SHARES_MAX &&
 	       !(hello.flags & ~(uint32_t)WIRE_HELLO_RECONNECT) &&
 	       hello.features <= FEATURE_ALL && hello.page_bytes == PAGE_BYTES;
