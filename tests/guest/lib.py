@@ -282,7 +282,7 @@ def managed(argv, how, name, hvd, domain, env):
 
 
 def resident_pfns(pid):
-    """Page frame numbers of all writable private memory of a process.
+    """Page frame numbers of all anonymous memory and overlays of a process.
 
     That is guest RAM above all: two of these have a number in common exactly
     where one page of the host serves both, whatever hvd says about it.
@@ -291,8 +291,11 @@ def resident_pfns(pid):
     with open(f"/proc/{pid}/maps") as maps, \
             open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
         for line in maps:
-            span, perms = line.split()[:2]
-            if perms[:2] != "rw" or perms[3] != "p":
+            span, perms, _, _, _, *path = line.split(None, 5)
+            file = path[0].strip() if path else ""
+            # Data of libraries is writable, private and shared till written.
+            if perms[:2] != "rw" or perms[3] != "p" or \
+                    (file and not file.startswith("/memfd:")):
                 continue
             start, end = (int(x, 16) for x in span.split("-"))
             pagemap.seek(start // PAGE * 8)
@@ -315,7 +318,13 @@ def _zero_pfns():
 
 
 def common_pfns(a, b):
-    """Pages of the host that serve both guests."""
+    """Pages of the host that serve both guests.
+
+    What was merged is mapped but not in the page table until it is read, so
+    both guests read everything first.
+    """
+    for guest in (a, b):
+        guest.verify()
     return len(resident_pfns(a.pid) & resident_pfns(b.pid))
 
 
@@ -363,6 +372,12 @@ class Hvd:
         os.makedirs(self.dir, exist_ok=True)
         os.chmod(work, 0o755)
         self.control_socket = os.path.join(self.dir, "control.sock")
+        # Nothing is shared before the test says so: share().
+        self.conf = os.path.join(work, "hvd.conf")
+        with open(self.conf, "w") as f:
+            f.write(f"[hvd]\nrun_dir = {self.dir}\n"
+                    "metrics =\nraise_max_map_count = no\n"
+                    "[share]\nmode = pressure\nrest = 200ms\n")
         self.agent_conf = os.path.join(work, "agent.conf")
         with open(self.agent_conf, "w") as f:
             f.write("[default]\nlog = debug\n")
@@ -373,7 +388,7 @@ class Hvd:
 
     def start(self):
         program = built("hvd") if self.user is None else lend(built("hvd"))
-        self.proc = spawn([program], self.log,
+        self.proc = spawn([program, "--config", self.conf], self.log,
                           env={"TIDEPOOL_RUN_DIR": self.dir},
                           **as_user(self.user))
         wait_for("hvd's control socket", self._answers, 20)
@@ -454,8 +469,9 @@ class Hvd:
 
 def hv_json(hvd, *words):
     """What the command hv says, through its own socket option."""
-    r = subprocess.run([built("hv"), "--socket", hvd.control_socket, "--json",
-                        *words], stdout=subprocess.PIPE, text=True, timeout=30)
+    r = subprocess.run([built("hv"), *words, "--json", "--socket",
+                        hvd.control_socket], stdout=subprocess.PIPE, text=True,
+                       timeout=30)
     check(r.returncode == 0, f"hv {words} ended with {r.returncode}")
     return json.loads(r.stdout)
 

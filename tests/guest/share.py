@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Pages that are equal become one; and no guest ever notices."""
 
+import time
+
 import lib
 from lib import Guest, Hvd, check, say, wait_for
 
@@ -35,6 +37,18 @@ def wait_merged(hvd, guests, seconds=60):
     want = saved_at_least(guests[0].counts) * 9 // 10
     wait_for(f"{want} pages to be saved (now {saved(hvd)})",
              lambda: saved(hvd) >= want, seconds)
+
+
+def wait_settled(hvd, guests):
+    """Until nothing was merged for two seconds: grants may be under way."""
+    def merged():
+        return [hvd.mm(g.name)["merged_pages"] for g in guests]
+
+    def still():
+        before = merged()
+        time.sleep(2)
+        return merged() == before
+    wait_for("merging to stop", still, 30)
 
 
 def check_bounds(hvd, guests):
@@ -90,10 +104,13 @@ def unshare_gives_every_page_its_own_copy():
     guests = pair(hvd)
     wait_merged(hvd, guests)
     hvd.call("pressure", state="high")
+    wait_settled(hvd, guests)
     for g in guests:
         hvd.call("unshare", vm=g.name)
-    wait_for("no page to be shared", lambda: all(
-        hvd.mm(g.name)["shared_pages"] == 0 for g in guests), 30)
+    for g in guests:
+        wait_for(f"{g.name} to share nothing, not "
+                 f"{hvd.mm(g.name)['shared_pages']} pages",
+                 lambda: hvd.mm(g.name)["shared_pages"] == 0, 10)
     both = lib.common_pfns(*guests)
     check(both == 0, f"{both} of the host's pages still serve both")
     for g in guests:
