@@ -2,8 +2,9 @@
 /*
  * The settings are one table: section, key, how to read the value, where it
  * goes. A key that is not in it is an error, with its line: a setting misspelt
- * must not be a setting ignored. inih reads the file; it names the line of the
- * first error, our handler says what is wrong with it.
+ * must not be a setting ignored. inih parses and names the line of the first
+ * error; our handler says what is wrong with it, if it was the handler that
+ * found it.
  *
  * Values: sizes 4096, 64K, 512M, 16G, 2T (1024s); times 200ms, 10s, 2m; yes and
  * no; percentages 20%, 0.2%; words. The unit of a time or a percentage has to
@@ -290,6 +291,9 @@ const struct config_domain *config_domain_find(const struct config *config,
 
 struct reader {
 	struct config *config;
+	FILE *file;			  /* or NULL: */
+	const char *content;		  /* what is left of it */
+	int line, text_line;		  /* being read; of the error */
 	char text[CONFIG_TEXT_MAX - 160]; /* of the first error */
 };
 
@@ -300,6 +304,7 @@ __attribute__((format(printf, 2, 3))) static bool refuse(struct reader *rd,
 
 	if (rd->text[0])
 		return false;
+	rd->text_line = rd->line;
 	va_start(ap, fmt);
 	vsnprintf(rd->text, sizeof(rd->text), fmt, ap);
 	va_end(ap);
@@ -404,8 +409,9 @@ static int result_tell(const struct reader *rd, int line, const char *where,
 {
 	if (line > 0) {
 		snprintf(text, CONFIG_TEXT_MAX, "%.100s:%d: %s", where, line,
-			 rd->text[0] ? rd->text
-				     : "not [SECTION] or KEY = VALUE");
+			 rd->text_line == line
+				 ? rd->text
+				 : "not [SECTION] or KEY = VALUE");
 		return -EINVAL;
 	}
 	if (!lines_are_ordered(rd->config)) {
@@ -418,29 +424,53 @@ static int result_tell(const struct reader *rd, int line, const char *where,
 	return 0;
 }
 
+/* ini_reader: one line, as fgets. */
+static char *line_next(char *buf, int room, void *arg)
+{
+	struct reader *rd = arg;
+	size_t n;
+
+	rd->line++;
+	if (rd->file)
+		return fgets(buf, room, rd->file);
+	n = strcspn(rd->content, "\n");
+	n += rd->content[n] == '\n';
+	n = min_u64(n, (uint64_t)room - 1);
+	memcpy(buf, rd->content, n);
+	buf[n] = 0;
+	rd->content += n;
+	return n ? buf : NULL;
+}
+
+static int reader_run(struct reader *rd, const char *where,
+		      char text[CONFIG_TEXT_MAX])
+{
+	int line = ini_parse_stream(line_next, rd, line_handle, rd);
+
+	return result_tell(rd, line, where, text);
+}
+
 int config_parse(struct config *config, const char *content,
 		 char text[CONFIG_TEXT_MAX])
 {
-	struct reader rd = {.config = config};
+	struct reader rd = {.config = config, .content = content};
 
-	return result_tell(&rd, ini_parse_string(content, line_handle, &rd),
-			   "config", text);
+	return reader_run(&rd, "config", text);
 }
 
 int config_read(struct config *config, const char *path,
 		char text[CONFIG_TEXT_MAX])
 {
-	struct reader rd = {.config = config};
-	FILE *file = fopen(path, "re");
-	int line, rc;
+	struct reader rd = {.config = config, .file = fopen(path, "re")};
+	int rc;
 
-	if (!file) {
+	if (!rd.file) {
 		rc = -errno;
 		snprintf(text, CONFIG_TEXT_MAX, "%.100s: %s", path,
 			 strerror(-rc));
 		return rc;
 	}
-	line = ini_parse_file(file, line_handle, &rd);
-	fclose(file);
-	return result_tell(&rd, line, path, text);
+	rc = reader_run(&rd, path, text);
+	fclose(rd.file);
+	return rc;
 }

@@ -87,17 +87,22 @@ static uint64_t min_bytes(const struct pressure *p, uint64_t memory_bytes)
 				   : pressure_min_default(memory_bytes);
 }
 
+static uint64_t percent_of(uint64_t bytes, uint32_t percent)
+{
+	return bytes / 100 * percent + bytes % 100 * percent / 100;
+}
+
 static uint64_t line_enter(const struct pressure *p, unsigned state,
 			   uint64_t min)
 {
-	return min / 100 * p->config.enter_percent[state];
+	return percent_of(min, p->config.enter_percent[state]);
 }
 
 static uint64_t line_leave(const struct pressure *p, unsigned state,
 			   uint64_t min)
 {
-	return line_enter(p, state, min) / 100 *
-	       (100 + p->config.leave_percent);
+	return percent_of(line_enter(p, state, min),
+			  100 + p->config.leave_percent);
 }
 
 /* The worst state whose line holds: entered, or held and not yet left. */
