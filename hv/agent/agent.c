@@ -34,11 +34,6 @@ static atomic_bool reason_said;
 
 __thread bool agent_inside __attribute__((tls_model("initial-exec")));
 
-bool agent_is_off(void)
-{
-	return atomic_load_explicit(&state, memory_order_relaxed) == AGENT_OFF;
-}
-
 void agent_turn_off(void)
 {
 	atomic_store(&state, AGENT_OFF);
@@ -82,7 +77,8 @@ void agent_managed_say(const char *fmt, ...)
  */
 static void child_forget(void)
 {
-	if (atomic_exchange(&state, AGENT_OFF) == AGENT_AWAKE)
+	agent_turn_off();
+	if (worker)
 		worker_child_drop(worker);
 	extent_forget_all();
 }

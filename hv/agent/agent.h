@@ -18,8 +18,7 @@
  */
 bool agent_start(void);
 
-/* Off: a forked child, or given up. Read by every interposer's slow path. */
-bool agent_is_off(void);
+/* Off: a forked child, or given up. No memory is taken charge of any more. */
 void agent_turn_off(void);
 
 /* Makes the worker look now instead of at its next turn. Never blocks. */

@@ -267,6 +267,34 @@ int extent_leave_all(const char *why)
 	return extent_leave((void *)0, UINTPTR_MAX - PAGE_BYTES, why);
 }
 
+/* Populates and locks guest RAM; errors are those of a machine short of it. */
+static int extents_lock(void)
+{
+	int r = 0;
+
+	pthread_rwlock_rdlock(&lock);
+	for (unsigned i = 0; !r && i < count; i++)
+		r = real.mlock((void *)table[i].lo, table[i].hi - table[i].lo);
+	pthread_rwlock_unlock(&lock);
+	return r;
+}
+
+/*
+ * A plain mlockall would also fill all that mm has mapped for itself: the whole
+ * frame pool, and bench memory that waits for pages to be moved there, for
+ * ever. So everything is locked as it is touched, and guest RAM filled by hand.
+ */
+int extent_lock_all(int flags)
+{
+	if (extent_leave_all("all memory is locked (mlockall)"))
+		return -1;
+	if (!manager || flags & MCL_ONFAULT)
+		return real.mlockall(flags);
+	if (real.mlockall(flags | MCL_ONFAULT))
+		return -1;
+	return flags & MCL_CURRENT ? extents_lock() : 0;
+}
+
 static uintptr_t clamp(uintptr_t at, uintptr_t lo, uintptr_t hi)
 {
 	return at < lo ? lo : at > hi ? hi : at;
@@ -289,22 +317,24 @@ static void extent_part_add(const struct extent *e, uintptr_t lo, uintptr_t hi)
 		log_error("guest RAM is in more pieces than can be followed");
 }
 
-/* [lo, hi) is gone, or as good as. Its mappings are the caller's to end. */
+/*
+ * [lo, hi) is gone, or as good as. Its mappings are the caller's to end. mm is
+ * told of all of it at once: it lets go of a range only when it hears it whole.
+ */
 static void extents_cut(uintptr_t lo, uintptr_t hi)
 {
 	struct extent *found, e;
-	uintptr_t from, to;
+	bool with_mm = false;
 
 	while ((found = extent_find(lo, hi))) {
 		e = *found;
 		extent_erase(found);
-		from = clamp(lo, e.mlo, e.mhi);
-		to = clamp(hi, e.mlo, e.mhi);
-		if (from < to)
-			mm_range_forget(manager, (hva_t){from}, to - from);
+		with_mm |= e.mlo < e.mhi;
 		extent_part_add(&e, e.lo, lo);
 		extent_part_add(&e, hi, e.hi);
 	}
+	if (with_mm)
+		mm_range_forget(manager, (hva_t){lo}, hi - lo);
 }
 
 /* The kernel refuses other arguments before it unmaps anything. */

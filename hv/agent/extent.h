@@ -53,6 +53,9 @@ int extent_discard(void *addr, size_t bytes, int advice);
 int extent_leave(const void *addr, size_t bytes, const char *why);
 int extent_leave_all(const char *why);
 
+/* mlockall */
+int extent_lock_all(int flags);
+
 int extent_unmap(void *addr, size_t bytes);
 void *extent_remap(void *old, size_t bytes, size_t now, int flags, void *to);
 void *extent_map_fixed(void *addr, size_t bytes, int prot, int flags, int fd,

@@ -201,11 +201,15 @@ EXPORT int mlock2(const void *addr, size_t bytes, unsigned flags)
 
 EXPORT int mlockall(int flags)
 {
-	if ((flags & MCL_CURRENT) && !agent_inside &&
-	    ram_leave((void *)0, UINTPTR_MAX - PAGE_BYTES,
-		      "all memory is locked (mlockall)"))
-		return -1;
-	return real.mlockall(flags);
+	int r;
+
+	if (agent_inside ||
+	    !atomic_load_explicit(&extent_highest, memory_order_relaxed))
+		return real.mlockall(flags);
+	agent_inside = true;
+	r = extent_lock_all(flags);
+	agent_inside = false;
+	return r;
 }
 
 /* ---- devices ---------------------------------------------------------- */

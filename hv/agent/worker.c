@@ -45,6 +45,7 @@
 #define ADOPT_RETRY	(100 * MS)
 #define RELEASES_EVERY	(100 * MS) /* link_release wakes nobody */
 #define MESSAGES_A_TURN 64
+#define REBUFFS_MAX	3
 #define STACK_BYTES	((size_t)128 << 10)
 
 struct worker {
@@ -56,10 +57,10 @@ struct worker {
 	int wake_fd;
 	atomic_int socket_fd; /* a copy, for the child of a fork */
 	unsigned features;
-	bool welcomed; /* by the hvd we are connected to */
-	bool judging;  /* an extent had to wait for its verdict */
-	bool finished; /* nothing will ever be managed any more */
-	bool ending;   /* UNMANAGE: close once the result is sent */
+	bool welcomed;	  /* by the hvd we are connected to */
+	bool judging;	  /* an extent had to wait for its verdict */
+	bool finished;	  /* nothing will ever be managed any more */
+	unsigned rebuffs; /* HELLO said, never welcomed, in a row */
 	uint64_t retry_ns;
 	uint64_t connect_at, adopt_at, scan_at, reclaim_at, stats_at;
 };
@@ -71,11 +72,18 @@ static uint64_t now(void)
 
 /* ---- saying -------------------------------------------------------------- */
 
+/* What is announced from here on is the kernel's, as without us. */
+static void give_up(struct worker *w)
+{
+	w->finished = true;
+	agent_turn_off();
+	extent_give_up();
+}
+
 static void finish(struct worker *w, const char *what, int rc)
 {
 	agent_unmanaged_say("%s: %s", what, strerror(-rc));
-	w->finished = true;
-	extent_give_up();
+	give_up(w);
 }
 
 static void hang_up(struct worker *w)
@@ -89,10 +97,26 @@ static void hang_up(struct worker *w)
 	w->retry_ns = min_u64(2 * w->retry_ns, RETRY_MAX);
 }
 
+/*
+ * An hvd that hears what we map and hangs up, again and again, may not keep
+ * those frames for us. Then we had better not depend on them.
+ */
+static void rebuffed(struct worker *w)
+{
+	if (!w->mm || ++w->rebuffs != REBUFFS_MAX)
+		return;
+	log_warn("hvd does not take us back: giving every shared page a copy "
+		 "of its own");
+	if (mm_unshare_all(w->mm))
+		w->rebuffs--; /* the next time, then */
+}
+
 static void connection_lost(struct worker *w, int rc)
 {
-	if (w->ending)
-		w->finished = true;
+	if (link_is_open(w->link) && !w->welcomed)
+		rebuffed(w);
+	if (w->finished)
+		log_debug("lost hvd (%s)", strerror(-rc));
 	else if (w->welcomed)
 		log_warn("lost hvd (%s): the guest runs on as it is",
 			 strerror(-rc));
@@ -238,6 +262,7 @@ static void welcome(struct worker *w, const struct link_message *m)
 		return;
 	}
 	w->welcomed = true;
+	w->rebuffs = 0;
 	w->retry_ns = RETRY_MIN;
 	w->adopt_at = w->scan_at = w->reclaim_at = w->stats_at = now();
 	share_start(w->share, body.secret);
@@ -267,11 +292,16 @@ static int flush_run(struct worker *w, int64_t *value_out)
 	return stats.pages_ephemeral ? -EOPNOTSUPP : 0;
 }
 
+/*
+ * The connection stays: grants under way are still to be refused, so that hvd
+ * gets its references back. Once it is gone nothing is left to return for.
+ */
 static int unmanage_run(struct worker *w)
 {
 	if (extent_leave_all("hvd was told to let go of this VM"))
 		return -ENOMEM;
-	w->ending = true;
+	share_policy(w->share, false, false, 0);
+	give_up(w);
 	return 0;
 }
 
@@ -427,7 +457,7 @@ static void work(struct worker *w)
 	if (!link_is_open(w->link))
 		return;
 	rc = link_flush(w->link);
-	if (rc || (w->ending && !(link_events(w->link) & POLLOUT)))
+	if (rc)
 		connection_lost(w, rc);
 }
 
@@ -539,12 +569,12 @@ int worker_start(const struct config *config, struct worker **out)
 	atomic_store(&w->socket_fd, -1);
 	w->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	rc = w->wake_fd < 0 ? -errno : link_create(config->run_dir, &w->link);
+	if (!rc)
+		rc = thread_start(w);
 	if (!rc) {
 		*out = w;
-		rc = thread_start(w);
-	}
-	if (!rc)
 		return 0;
+	}
 	link_destroy(w->link);
 	if (w->wake_fd >= 0)
 		close(w->wake_fd);
