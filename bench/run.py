@@ -126,7 +126,11 @@ def hvd_start(job):
                    "shared before\n# the pressure says so, which is where "
                    "the clock of the targets starts.\n"
                    f"[hvd]\nrun_dir = {job.run_dir}\n"
-                   "[share]\nmode = pressure\n")
+                   "[share]\nmode = pressure\n"
+                   "# Left out: a balloon makes guests drop the file cache "
+                   "that is shared\n# anyway, and what it took would look "
+                   "like our saving.\n"
+                   "[vm]\nballoon = no\n")
     job.life.keep_sysctl("/proc/sys/vm/max_map_count")
     job.hvd = job.life.start("hvd", [job.built("hvd"), "--config", config],
                              {"TIDEPOOL_RUN_DIR": job.run_dir})

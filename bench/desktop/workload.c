@@ -66,7 +66,7 @@ enum {
 	FILE_BYTES_MAX = 32 << 20, /* larger ones are left alone */
 	FILES_BYTES_HOT = 64 << 20,
 	FILES_BYTES_MAX = 400 << 20, /* of all: about half of a guest */
-	OWN_FILE_PAGES = 24 * 256,
+	OWN_FILE_PAGES = 8 * 256,
 };
 
 extern char **environ;
@@ -222,7 +222,7 @@ static struct region regions[] = {
 	{.name = "random",
 	 .kind = RANDOM,
 	 .own = true,
-	 .pages = MIB_PAGES(32),
+	 .pages = MIB_PAGES(24),
 	 .hot = MIB_PAGES(8),
 	 .check = 128,
 	 .rewrite = 48,
@@ -230,8 +230,8 @@ static struct region regions[] = {
 	{.name = "text",
 	 .kind = TEXT,
 	 .own = true,
-	 .pages = MIB_PAGES(40),
-	 .hot = MIB_PAGES(8),
+	 .pages = MIB_PAGES(16),
+	 .hot = MIB_PAGES(4),
 	 .check = 128,
 	 .rewrite = 48,
 	 .sample = 1},

@@ -13,27 +13,20 @@ class Control:
     def __init__(self, path, timeout=10):
         self.sock = connect(path, timeout)
         self.sock.settimeout(60)
-        self.file = self.sock.makefile("rwb", buffering=0)
+        self.file = self.sock.makefile("rb")
         self.id = 0
 
     def call(self, method, **params):
         self.id += 1
         request = {"id": self.id, "method": method, "params": params}
-        self.file.write(json.dumps(request).encode() + b"\n")
-        line = self._line()
+        self.sock.sendall(json.dumps(request).encode() + b"\n")
+        line = self.file.readline()
+        if not line.endswith(b"\n"):
+            raise ControlError(f"hvd hung up during {method}")
         answer = json.loads(line)
         if "error" in answer:
             raise ControlError(f"{method}: {answer['error']['message']}")
         return answer["result"]
-
-    def _line(self):
-        line = b""
-        while not line.endswith(b"\n"):
-            part = self.file.readline()
-            if not part:
-                raise ControlError("hvd hung up")
-            line += part
-        return line
 
     def sample(self):
         return Sample(self.call("list")["vms"], self.call("host"),

@@ -13,7 +13,7 @@ class Qmp:
     def __init__(self, path, timeout=20):
         self.sock = connect(path, timeout)
         self.sock.settimeout(60)
-        self.file = self.sock.makefile("rwb", buffering=0)
+        self.file = self.sock.makefile("rb")
         json.loads(self.file.readline())  # the greeting
         self.run("qmp_capabilities")
 
@@ -21,7 +21,7 @@ class Qmp:
         request = {"execute": command}
         if arguments:
             request["arguments"] = arguments
-        self.file.write(json.dumps(request).encode() + b"\n")
+        self.sock.sendall(json.dumps(request).encode() + b"\n")
         while True:
             line = self.file.readline()
             if not line:

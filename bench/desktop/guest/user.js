@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// An offline browser with one window on a small desktop.
+// An offline browser with one window on a small desktop: as few processes as
+// it can do with.
 user_pref("app.normandy.enabled", false);
 user_pref("app.update.enabled", false);
 user_pref("browser.aboutwelcome.enabled", false);
@@ -21,3 +22,9 @@ user_pref("services.settings.server", "data:,none");
 user_pref("toolkit.startup.max_resumed_crashes", -1);
 user_pref("toolkit.telemetry.enabled", false);
 user_pref("trailhead.firstrun.didSeeAboutWelcome", true);
+user_pref("browser.tabs.remote.separatePrivilegedContentProcess", false);
+user_pref("extensions.webextensions.remote", false);
+user_pref("layers.gpu-process.enabled", false);
+user_pref("media.rdd-process.enabled", false);
+user_pref("media.utility-process.enabled", false);
+user_pref("network.process.enabled", false);
