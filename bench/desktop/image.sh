@@ -45,7 +45,8 @@ chmod 755 "$work" # apt's own user looks in
 child=
 clean() {
 	local rc=$?
-	trap - EXIT INT TERM
+	trap "" EXIT INT TERM
+	set +e
 	if [ -n "$child" ] && kill -0 "$child" 2>/dev/null; then
 		kill -TERM "$child" 2>/dev/null
 		wait "$child" 2>/dev/null

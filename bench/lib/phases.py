@@ -211,8 +211,10 @@ def idle(job):
 
 
 def verify(job):
-    """Every guest checks all it has."""
+    """Every guest checks all it has, which brings every page back."""
     start = time.monotonic()
+    if job.control:
+        job.summary.set(cpu_seconds=our_cpu(job))
     for guest in job.guests:
         guest.tell("verify")
 
@@ -230,7 +232,6 @@ def verify(job):
     job.summary.set(verified_files=files, verified_pages=pages,
                     rounds=sum(len(g.report.rounds) for g in job.guests))
     if job.control:
-        job.summary.set(cpu_seconds=our_cpu(job))
         last = census(job.built("bench/census"), job.guests)
         job.unreadable += last["unreadable"]
 
