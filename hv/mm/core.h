@@ -49,12 +49,18 @@ struct fault_thread {
 };
 
 struct reclaim {
-	size_t hand;	       /* next chunk to look at */
-	uint64_t trial_len_ns; /* grows while pages come back too often */
-	uint64_t rest_until_ns;
-	uint64_t minute_ns; /* start of the running minute */
-	uint64_t minute_refaults;
+	size_t hand;		     /* next chunk to look at */
 	_Atomic uint64_t slots_free; /* bit mask of held slots */
+
+	/* The brake: see reclaim.c. */
+	uint64_t sampled_ns;
+	uint64_t promotions; /* at that time */
+	uint64_t rate;	     /* smoothed, 1/10000 of the working set a minute */
+	uint64_t braked_ns;  /* when it last hit */
+	uint64_t trial_len_ns;
+	unsigned age_cold; /* scans a page must be unchanged */
+	unsigned chunks_at_once;
+
 	size_t swap_hand;
 	uint64_t swap_rest_ns; /* no writes before; 0: never refused */
 };
@@ -138,6 +144,18 @@ static inline void spot_set_word(struct mm *mm, const struct spot *s,
 }
 
 /*
+ * Cold enough to be taken: unchanged for age_cold scans, twice that for each
+ * degree of heat. One that lies in an overlay is counted apart.
+ */
+static inline bool page_is_cold(const struct mm *mm, uint64_t word)
+{
+	unsigned need = mm->reclaim.age_cold << page_heat(word);
+
+	return page_state(word) == PAGE_PRIVATE &&
+	       page_age(word) >= (need < PAGE_AGE_MAX ? need : PAGE_AGE_MAX);
+}
+
+/*
  * May pages of the chunk be taken? A huge page that is being written keeps its
  * speed. Chunk locked.
  */
@@ -145,7 +163,7 @@ static inline bool chunk_may_break(const struct mm *mm, const struct chunk *c)
 {
 	if (!c->managed || c->pinned)
 		return false;
-	return !c->huge || (mm->break_huge && c->changed < CHUNK_PAGES / 8);
+	return !c->huge || (mm->break_huge && c->changed < CHUNK_PAGES / 4);
 }
 
 /* ---- references to give back ---- */

@@ -24,6 +24,7 @@ struct chunk {
 	uint16_t out;	   /* pages HELD, COMPRESSED or SWAPPED */
 	uint16_t io;	   /* device writes in flight: no copy takes */
 	uint16_t changed;  /* pages found changed by the last scan */
+	uint16_t cold;	   /* pages worth taking, as the last scan saw it */
 	uint16_t vmas;	   /* mappings inside, as the last scan saw it */
 	uint8_t slot;	   /* held slot + 1; 0: none */
 	bool managed : 1;

@@ -75,10 +75,19 @@ static bool equals_frame(const struct take *t, size_t k, uint32_t frame)
 		      PAGE_BYTES) == 0;
 }
 
-static void refuse(struct batch *b, size_t i, size_t n)
+/* The next scan may offer the page again. */
+static void refuse(struct batch *b, const struct spot *any, size_t i, size_t n)
 {
-	for (size_t k = i; k < i + n; k++)
+	for (size_t k = i; k < i + n; k++) {
+		size_t at = b->map[k].gfn.n - any->range->first.n;
+		struct spot s = spot_at(any, at);
+		uint64_t w = spot_word(&s);
+
 		releases_add(&b->rel, b->map[k].frame);
+		if (page_state(w) == PAGE_PRIVATE)
+			spot_set_word(b->mm, &s,
+				      w & ~((uint64_t)PAGE_OFFERED << 48));
+	}
 }
 
 static void put_back(struct batch *b, struct take *t, size_t i, size_t k)
@@ -90,7 +99,7 @@ static void put_back(struct batch *b, struct take *t, size_t i, size_t k)
 	spot_set_word(b->mm, &s,
 		      page_word(PAGE_PRIVATE, 0, page_heat(w),
 				page_flags(w) & PAGE_OVERLAY, 0));
-	refuse(b, i + k, 1);
+	refuse(b, &s, i + k, 1);
 }
 
 /* From page k of the take: maps the longest piece that is one mapping. */
@@ -128,11 +137,11 @@ static size_t share_run(struct batch *b, const struct spot *s, size_t i)
 
 	if (!n) {
 		COUNT(mm, merge_changed, 1);
-		refuse(b, i, 1);
+		refuse(b, s, i, 1);
 		return 1;
 	}
 	if (take_begin(mm, s, n, mm->window, &t) < 0) {
-		refuse(b, i, 1);
+		refuse(b, s, i, 1);
 		return 1;
 	}
 	for (size_t k = 0; k < t.n;)
@@ -165,8 +174,15 @@ static void share_chunk(struct batch *b, const struct spot *first)
 		}
 		take_chunk_settle(mm, first);
 	}
-	refuse(b, i, b->n - i);
+	refuse(b, first, i, b->n - i);
 	pthread_mutex_unlock(&first->chunk->lock);
+}
+
+/* No such page, or no pool: there is only the reference to give back. */
+static void refuse_unknown(struct batch *b)
+{
+	for (size_t k = 0; k < b->n; k++)
+		releases_add(&b->rel, b->map[k].frame);
 }
 
 /* Grants from the start of map that lie in one chunk, none of them twice. */
@@ -195,7 +211,7 @@ int mm_share(struct mm *mm, const struct mm_page_map *map, size_t n,
 		if (mm->pool && map_find_gfn(&mm->map, map[0].gfn, &s))
 			share_chunk(&b, &s);
 		else
-			refuse(&b, 0, b.n);
+			refuse_unknown(&b);
 		releases_flush(mm, &b.rel);
 		map += b.n;
 		n -= b.n;

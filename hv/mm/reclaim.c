@@ -26,20 +26,26 @@
 
 #define NS_PER_S	((uint64_t)1000000000)
 #define AGE_COLD	3 /* scans */
-#define TRIAL_MIN_NS	(2 * NS_PER_S)
-#define TRIAL_MAX_NS	(32 * NS_PER_S)
+#define AGE_COLD_MAX	12
+#define TRIAL_MIN_NS	(8 * NS_PER_S)
+#define TRIAL_MAX_NS	(64 * NS_PER_S)
 #define IDLE_REST_NS	NS_PER_S
-#define BUSY_REST_NS	(10 * NS_PER_S / 1000)
-#define BRAKE_REST_NS	(10 * NS_PER_S)
+#define BUSY_REST_NS	(NS_PER_S / 50)
+#define BRAKE_REST_NS	(20 * NS_PER_S)
+#define RATE_SECONDS	((uint64_t)20)
+#define CHUNKS_AT_ONCE	16 /* on trial, to begin with */
 #define CHUNKS_PER_CALL 8
+#define RIPEN_PAGES	8
 #define SWAP_RETRY_NS	(30 * NS_PER_S)
 
 void reclaim_init(struct mm *mm)
 {
 	mm->reclaim = (struct reclaim){
 		.trial_len_ns = TRIAL_MIN_NS,
+		.age_cold = AGE_COLD,
+		.chunks_at_once = CHUNKS_AT_ONCE,
 		.slots_free = ~(uint64_t)0,
-		.minute_ns = mm->host->now_ns(),
+		.sampled_ns = mm->host->now_ns(),
 	};
 }
 
@@ -55,11 +61,6 @@ static uint64_t resident_bytes(struct mm *mm)
 	return pages * PAGE_BYTES + st.used_bytes;
 }
 
-static uint64_t promotions(const struct mm *mm)
-{
-	return mm->count.faults_compressed + mm->count.faults_swapped;
-}
-
 /* Working set: what is resident and the guest's, shared pages included. */
 static uint64_t working_set(const struct mm *mm)
 {
@@ -67,43 +68,61 @@ static uint64_t working_set(const struct mm *mm)
 	       mm->count.in_state[PAGE_SHARED] + 1;
 }
 
-/* Promotions of the running minute, in 1/10000 of the working set. */
-static uint64_t promotion_rate(const struct mm *mm)
-{
-	uint64_t n = promotions(mm) - mm->reclaim.minute_refaults;
-
-	return n * 10000 / working_set(mm);
-}
-
-static void minute_turn(struct mm *mm, uint64_t now)
+/* Once a second; the average looks back about RATE_SECONDS. */
+static void rate_sample(struct mm *mm, uint64_t now)
 {
 	struct reclaim *rc = &mm->reclaim;
+	uint64_t promotions =
+		mm->count.faults_compressed + mm->count.faults_swapped;
+	uint64_t past = now - rc->sampled_ns, weight, fresh;
 
-	if (now - rc->minute_ns < 60 * NS_PER_S)
+	if (past < NS_PER_S)
 		return;
-	mm->count.refault_permille_min = promotion_rate(mm) / 10;
-	if (rc->trial_len_ns > TRIAL_MIN_NS)
-		rc->trial_len_ns -= rc->trial_len_ns / 4;
-	rc->minute_ns = now;
-	rc->minute_refaults = promotions(mm);
+	fresh = (promotions - rc->promotions) * 10000 * 60 * 1000 /
+		working_set(mm) / (past / (NS_PER_S / 1000));
+	weight = min_u64(past / NS_PER_S, RATE_SECONDS);
+	rc->rate = (rc->rate * (RATE_SECONDS - weight) + fresh * weight) /
+		   RATE_SECONDS;
+	rc->sampled_ns = now;
+	rc->promotions = promotions;
+	mm->count.refault_permille_min = (rc->rate + 5) / 10;
 }
 
-/*
- * limit is in permille x 10, that is 1/10000, for one minute; a tenth of it may
- * come at once before the brake.
- */
-static bool brake(struct mm *mm, uint32_t limit, uint64_t now)
+static bool braking(const struct mm *mm, uint64_t now)
+{
+	return mm->reclaim.braked_ns &&
+	       now - mm->reclaim.braked_ns < BRAKE_REST_NS;
+}
+
+/* Too many came back: rest, then take less at once, older, tried for longer. */
+static void brake_hit(struct mm *mm, uint64_t now)
 {
 	struct reclaim *rc = &mm->reclaim;
-	uint64_t in_minute = now - rc->minute_ns;
-	uint64_t allowed = limit * in_minute / (60 * NS_PER_S) + limit / 10 + 1;
 
-	if (!limit || promotion_rate(mm) <= allowed)
+	rc->braked_ns = now;
+	if (rc->chunks_at_once > 1)
+		rc->chunks_at_once /= 2;
+	rc->trial_len_ns = min_u64(rc->trial_len_ns * 2, TRIAL_MAX_NS);
+	rc->age_cold = (unsigned)min_u64(rc->age_cold + 2, AGE_COLD_MAX);
+}
+
+/* A trial went by without the brake. */
+static void brake_ease(struct mm *mm)
+{
+	if (mm->reclaim.chunks_at_once < HELD_SLOTS)
+		mm->reclaim.chunks_at_once++;
+}
+
+/* limit: promotions allowed, 1/10000 of the working set a minute; 0: any. */
+static bool may_take(struct mm *mm, uint32_t limit, uint64_t now)
+{
+	rate_sample(mm, now);
+	if (braking(mm, now))
 		return false;
-	rc->rest_until_ns = now + BRAKE_REST_NS;
-	if (rc->trial_len_ns < TRIAL_MAX_NS)
-		rc->trial_len_ns *= 2;
-	return true;
+	if (!limit || mm->reclaim.rate <= limit)
+		return true;
+	brake_hit(mm, now);
+	return false;
 }
 
 /* ---- on trial ---- */
@@ -113,11 +132,19 @@ static uint8_t *slot_ptr(const struct mm *mm, const struct spot *first)
 	return mm->held + (size_t)(first->chunk->slot - 1) * CHUNK_BYTES;
 }
 
+static bool slots_left(const struct mm *mm)
+{
+	unsigned used = HELD_SLOTS -
+			(unsigned)__builtin_popcountll(mm->reclaim.slots_free);
+
+	return used < mm->reclaim.chunks_at_once;
+}
+
 static bool slot_take(struct mm *mm, struct chunk *c)
 {
 	unsigned slot;
 
-	if (!mm->reclaim.slots_free)
+	if (!slots_left(mm))
 		return false;
 	slot = (unsigned)__builtin_ctzll(mm->reclaim.slots_free);
 	mm->reclaim.slots_free &= ~((uint64_t)1 << slot);
@@ -132,15 +159,6 @@ void reclaim_slot_put(struct mm *mm, const struct spot *first)
 	mm->host->advise(slot_ptr(mm, first), CHUNK_BYTES, MADV_DONTNEED);
 	mm->reclaim.slots_free |= (uint64_t)1 << (first->chunk->slot - 1);
 	first->chunk->slot = 0;
-}
-
-static bool is_cold(const struct spot *s)
-{
-	uint64_t w = spot_word(s);
-	unsigned need = AGE_COLD << page_heat(w);
-
-	return page_state(w) == PAGE_PRIVATE &&
-	       page_age(w) >= min_u64(need, PAGE_AGE_MAX);
 }
 
 /* Pages of a take that ended on trial. */
@@ -214,27 +232,38 @@ static void compress_taken(struct mm *mm, struct take *t)
 
 /* ---- one chunk ---- */
 
-static size_t cold_run(const struct spot *first, size_t i,
-		       const uint64_t *pagemap)
+/* Cold pages from i on that are there and lie in an overlay, or do not. */
+static size_t cold_run(const struct mm *mm, const struct spot *first, size_t i,
+		       const uint64_t *pagemap, bool overlay)
 {
 	size_t n = 0;
 
 	while (i + n < CHUNK_PAGES) {
 		struct spot s = spot_at(first, first->page + i + n);
+		uint64_t w = spot_word(&s);
 
-		if (!is_cold(&s) || !(pagemap[i + n] & PAGEMAP_PRESENT) ||
-		    (page_flags(spot_word(&s)) & PAGE_OVERLAY))
+		if (!page_is_cold(mm, w) || !(pagemap[i + n] & PAGEMAP_PRESENT))
+			break;
+		if (!(page_flags(w) & PAGE_OVERLAY) == overlay)
 			break;
 		n++;
 	}
 	return n;
 }
 
-/* A cold page that lies in an overlay becomes takeable next time. */
-static void overlay_ripen(struct mm *mm, const struct spot *s)
+/*
+ * Cold pages that lie in overlays become takeable next time; a few are not
+ * worth the mapping that costs.
+ */
+static size_t ripen(struct mm *mm, const struct spot *first, size_t i,
+		    const uint64_t *pagemap)
 {
-	if (is_cold(s) && (page_flags(spot_word(s)) & PAGE_OVERLAY))
-		(void)take_to_anon(mm, s, mm->window);
+	struct spot s = spot_at(first, first->page + i);
+	size_t n = cold_run(mm, first, i, pagemap, true);
+
+	if (n >= RIPEN_PAGES)
+		(void)take_to_anon(mm, &s, n);
+	return n ? n : 1;
 }
 
 static size_t take_run(struct mm *mm, const struct spot *s, size_t n)
@@ -268,14 +297,14 @@ static void take_cold(struct mm *mm, struct spot *first)
 		return;
 	while (i < CHUNK_PAGES) {
 		struct spot s = spot_at(first, first->page + i);
-		size_t n = cold_run(first, i, pagemap);
+		size_t n = cold_run(mm, first, i, pagemap, false);
 
-		if (!n)
-			overlay_ripen(mm, &s);
-		i += n ? take_run(mm, &s, n) : 1;
+		i += n ? take_run(mm, &s, n) : ripen(mm, first, i, pagemap);
 	}
 	if (first->chunk->slot)
 		first->chunk->trial_ns = mm->host->now_ns();
+	COUNT(mm, cold_pages, -(uint64_t)first->chunk->cold);
+	first->chunk->cold = 0; /* until the next scan */
 }
 
 static void chunk_visit(struct mm *mm, struct spot *first, bool take,
@@ -283,13 +312,35 @@ static void chunk_visit(struct mm *mm, struct spot *first, bool take,
 {
 	struct chunk *c = first->chunk;
 
-	pthread_mutex_lock(&c->lock);
-	if (c->slot && now - c->trial_ns >= mm->reclaim.trial_len_ns)
+	if (c->slot && now - c->trial_ns >= mm->reclaim.trial_len_ns) {
 		trial_end(mm, first);
-	else if (take && !c->slot && chunk_may_break(mm, c))
+		brake_ease(mm);
+	} else if (take && !c->slot && c->cold && chunk_may_break(mm, c)) {
 		take_cold(mm, first);
+	}
 	take_chunk_settle(mm, first);
-	pthread_mutex_unlock(&c->lock);
+}
+
+/* Goes round until CHUNKS_PER_CALL had something to do, or all were seen. */
+static void chunks_visit(struct mm *mm, bool take, uint64_t now)
+{
+	struct reclaim *rc = &mm->reclaim;
+	size_t chunks = mm->map.chunks;
+	int busy = 0;
+
+	for (size_t i = 0; i < chunks && busy < CHUNKS_PER_CALL; i++) {
+		struct spot first;
+
+		rc->hand = (rc->hand + 1) % chunks;
+		if (!map_find_chunk(&mm->map, rc->hand, &first))
+			continue;
+		pthread_mutex_lock(&first.chunk->lock);
+		if (first.chunk->slot || first.chunk->cold) {
+			chunk_visit(mm, &first, take && slots_left(mm), now);
+			busy += take;
+		}
+		pthread_mutex_unlock(&first.chunk->lock);
+	}
 }
 
 /* ---- to the swap file ---- */
@@ -394,27 +445,18 @@ uint64_t mm_reclaim(struct mm *mm)
 	struct reclaim *rc = &mm->reclaim;
 	struct mm_target target = target_get(mm);
 	uint64_t now = mm->host->now_ns();
-	size_t chunks = mm->map.chunks;
-	bool over, on_trial = ~rc->slots_free != 0;
+	bool take, on_trial = ~rc->slots_free != 0;
 
-	if (!chunks)
+	if (!mm->map.chunks)
 		return IDLE_REST_NS;
-	minute_turn(mm, now);
-	over = target.compress && target.resident_bytes &&
-	       resident_bytes(mm) > target.resident_bytes &&
-	       now >= rc->rest_until_ns &&
-	       !brake(mm, target.refault_permille_min, now);
+	take = may_take(mm, target.refault_permille_min, now) &&
+	       target.compress && target.resident_bytes &&
+	       resident_bytes(mm) > target.resident_bytes;
 	swap_some(mm, &target, now);
-	if (!over && !on_trial)
-		return IDLE_REST_NS;
-	for (int i = 0; i < CHUNKS_PER_CALL; i++) {
-		struct spot first;
-
-		rc->hand = (rc->hand + 1) % chunks;
-		if (map_find_chunk(&mm->map, rc->hand, &first))
-			chunk_visit(mm, &first, over && rc->slots_free, now);
-	}
-	return BUSY_REST_NS;
+	if (take || on_trial)
+		chunks_visit(mm, take, now);
+	return take && slots_left(mm) && mm->count.cold_pages ? BUSY_REST_NS
+							      : IDLE_REST_NS;
 }
 
 void mm_target_set(struct mm *mm, const struct mm_target *target)

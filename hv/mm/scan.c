@@ -26,8 +26,9 @@ struct look {
 	uint64_t pagemap[CHUNK_PAGES];
 };
 
-#define HASH_ZERO ((uint64_t)1 << 47 | 1) /* stands for "all zero" in a word   \
-					   */
+#define HASH_ZERO                                                              \
+	((uint64_t)1 << 47 | 1) /* stands for "all zero" in a word             \
+				 */
 
 static void went_private(struct look *l, const struct spot *s)
 {
@@ -79,7 +80,8 @@ static uint64_t look_at(struct look *l, const struct spot *s)
 		l->changed += was != 0;
 		age = 0;
 	}
-	if (!zero && (age || l->hint) && told != hash) {
+	if (!zero && (age || l->hint) && told != hash &&
+	    chunk_may_break(l->mm, s->chunk)) {
 		if (l->ops->seen(l->ops->arg, range_gfn(s->range, s->page),
 				 hash, told, age))
 			told = hash;
@@ -180,14 +182,21 @@ static bool starts_vma(const struct spot *first, size_t i)
 	       (sb || page_flags(wb) & PAGE_OVERLAY);
 }
 
-static void count_vmas(struct look *l, const struct spot *first)
+static void count_chunk(struct look *l, const struct spot *first)
 {
-	uint16_t n = 0;
+	struct chunk *c = first->chunk;
+	uint16_t vmas = 0, cold = 0;
 
-	for (size_t i = 1; i < CHUNK_PAGES; i++)
-		n = (uint16_t)(n + starts_vma(first, i));
-	COUNT(l->mm, vmas, (uint64_t)n - first->chunk->vmas);
-	first->chunk->vmas = n;
+	for (size_t i = 0; i < CHUNK_PAGES; i++) {
+		struct spot s = spot_at(first, first->page + i);
+
+		vmas = (uint16_t)(vmas + (i && starts_vma(first, i)));
+		cold = (uint16_t)(cold + page_is_cold(l->mm, spot_word(&s)));
+	}
+	COUNT(l->mm, vmas, (uint64_t)vmas - c->vmas);
+	COUNT(l->mm, cold_pages, (uint64_t)cold - c->cold);
+	c->vmas = vmas;
+	c->cold = cold;
 }
 
 /* Pages [from, to) of the chunk whose first page is `first`. */
@@ -218,7 +227,7 @@ static int look_through(struct look *l, const struct spot *first, size_t from,
 		if (chunk_may_break(mm, first->chunk))
 			drop_zeros(l, first);
 		take_chunk_settle(mm, first);
-		count_vmas(l, first);
+		count_chunk(l, first);
 	}
 	rc = (int)l->hashed;
 unlock:

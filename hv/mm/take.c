@@ -267,35 +267,44 @@ void take_end(struct take *t)
  * mapping in one step, so a reader sees the bytes before and after, never a
  * hole. The new mapping is not registered; the next take does that.
  */
-int take_to_anon(struct mm *mm, const struct spot *at, uint8_t *bench)
+static int anon_slide(struct take *t)
 {
-	struct take t;
-	void *copy;
-	int rc = take_begin(mm, at, 1, bench, &t);
-	uint64_t w = spot_word(at);
+	struct mm *mm = t->mm;
+	size_t bytes = t->n * PAGE_BYTES;
+	void *to = at_ptr(&t->at, 0), *copy;
+	int rc = mm->host->map_anon(NULL, bytes, &copy);
 
 	if (rc < 0)
 		return rc;
-	rc = mm->host->map_anon(NULL, PAGE_BYTES, &copy);
+	memcpy(copy, t->data, bytes);
+	if (t->at.range->dontfork)
+		mm->host->advise(copy, bytes, MADV_DONTFORK);
+	rc = mm->host->remap(copy, bytes, to);
 	if (rc < 0)
-		goto put_back;
-	memcpy(copy, t.data, PAGE_BYTES);
-	if (at->range->dontfork)
-		mm->host->advise(copy, PAGE_BYTES, MADV_DONTFORK);
-	rc = mm->host->remap(copy, PAGE_BYTES, at_ptr(at, 0));
-	if (rc < 0)
-		goto unmap_copy;
-	mm->host->uffd_wake(mm->uffd, at_ptr(at, 0), PAGE_BYTES);
-	take_chunk_stale(mm, at);
-	spot_set_word(mm, at,
-		      page_word(PAGE_PRIVATE, page_age(w), page_heat(w),
-				page_flags(w) & ~PAGE_OVERLAY,
-				page_payload(w)));
-	return 0;
-
-unmap_copy:
-	mm->host->unmap(copy, PAGE_BYTES);
-put_back:
-	take_return(&t, 0, 1);
+		mm->host->unmap(copy, bytes);
+	else
+		mm->host->uffd_wake(mm->uffd, to, bytes);
 	return rc;
+}
+
+int take_to_anon(struct mm *mm, const struct spot *at, size_t n)
+{
+	struct take t;
+	int rc = take_begin(mm, at, n, NULL, &t);
+
+	if (rc < 0)
+		return rc;
+	rc = anon_slide(&t);
+	if (rc < 0) {
+		take_return(&t, 0, n);
+		return rc;
+	}
+	take_chunk_stale(mm, at);
+	for (size_t k = 0; k < n; k++) {
+		struct spot s = spot_at(at, at->page + k);
+
+		spot_set_word(mm, &s,
+			      spot_word(&s) & ~((uint64_t)PAGE_OVERLAY << 48));
+	}
+	return 0;
 }

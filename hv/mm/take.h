@@ -58,9 +58,9 @@ void take_chunk_settle(struct mm *mm, const struct spot *at);
 void take_chunk_stale(struct mm *mm, const struct spot *at);
 
 /*
- * Turns a page gone private inside an overlay into plain anonymous memory, so
- * that it can be moved. -EBUSY as for COPY.
+ * Turns n pages gone private inside overlays into plain anonymous memory, so
+ * that they can be moved. -EBUSY as for COPY.
  */
-int take_to_anon(struct mm *mm, const struct spot *at, uint8_t *bench);
+int take_to_anon(struct mm *mm, const struct spot *at, size_t n);
 
 #endif
