@@ -277,7 +277,7 @@ run_vm() { # kernel
 		reap
 	done
 	mkdir -p "$logs/$kind"
-	timeout -k 20 800 tests/rig/vm.sh -k "$1" -t 300 -T 700 \
+	timeout -k 20 900 tests/rig/vm.sh -k "$1" -t 600 -T 840 \
 		"$logs/$kind" "${paths[@]}" >"$logs/$kind/ends" \
 		2>"$logs/$kind/machine.log" </dev/null &
 	job_of[$!]=$kind/machine

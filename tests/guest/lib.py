@@ -334,19 +334,16 @@ def as_user(name):
         return {}
     if os.getuid() != 0:
         raise Skip(f"only root can start a program as {name}")
-    return {"user": name, "group": name_group(name), "extra_groups": []}
-
-
-def name_group(name):
-    return pwd.getpwnam(name).pw_gid
+    return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}
 
 
 def lend(path):
     """A copy of a file that every user can read."""
     os.chmod(work, 0o755)
     copy = os.path.join(work, os.path.basename(path))
-    shutil.copy(path, copy)
-    os.chmod(copy, 0o755)
+    if not os.path.exists(copy):    # else it may be in use
+        shutil.copy(path, copy)
+        os.chmod(copy, 0o755)
     return copy
 
 
@@ -366,7 +363,7 @@ def proc_state(pid):
 class Hvd:
     """A daemon of this test's own, with sockets in the test's folder."""
 
-    def __init__(self, user=None):
+    def __init__(self, user=None, group=""):
         self.user = user
         self.dir = os.path.join(work, "run")
         os.makedirs(self.dir, exist_ok=True)
@@ -375,7 +372,7 @@ class Hvd:
         # Nothing is shared before the test says so: share().
         self.conf = os.path.join(work, "hvd.conf")
         with open(self.conf, "w") as f:
-            f.write(f"[hvd]\nrun_dir = {self.dir}\n"
+            f.write(f"[hvd]\nrun_dir = {self.dir}\ngroup = {group}\n"
                     "metrics =\nraise_max_map_count = no\n"
                     "[share]\nmode = pressure\nrest = 200ms\n")
         self.agent_conf = os.path.join(work, "agent.conf")

@@ -279,15 +279,21 @@ static void do_rewrite(FILE *out, const char *args)
 	say_verdict(out, &v, "");
 }
 
-/* churn ms: check and rewrite pages at random until the time is up. */
+/*
+ * churn ms [every]: check and rewrite pages at random until the time is up;
+ * only one page in so many, so that the others stay what they are.
+ */
 static void do_churn(FILE *out, const char *args)
 {
-	uint64_t end = now_ms() + strtoul(args, NULL, 10);
+	unsigned long ms = 0, every = 1;
 	struct verdict v = {0};
 	size_t n = 0;
+	uint64_t end;
 
-	while (table.pages && now_ms() < end) {
-		size_t i = pick(table.pages);
+	sscanf(args, "%lu %lu", &ms, &every);
+	end = now_ms() + ms;
+	while (table.pages && every && now_ms() < end) {
+		size_t i = pick(table.pages) / every * every;
 
 		check_page(i, &v);
 		if (n++ % 2)
