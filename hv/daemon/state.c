@@ -65,19 +65,33 @@ static json_t *trusts_pack(const struct hvd *hvd)
 	return list;
 }
 
+/* What an administrator set by hand; of others, null. */
+static json_t *settings_pack(const struct vm *vm)
+{
+	if (!vm->by_hand)
+		return json_null();
+	return json_pack("[I, I, I, I, I, I, b]",
+			 (json_int_t)vm->reservation_bytes,
+			 (json_int_t)vm->limit_bytes, (json_int_t)vm->shares,
+			 (json_int_t)vm->weight, (json_int_t)vm->cap_bytes,
+			 (json_int_t)vm->reserve_bytes, vm->compress);
+}
+
 static json_t *vms_pack(const struct hvd *hvd)
 {
 	json_t *list = json_array();
 	const struct vm *vm;
 
-	TAILQ_FOREACH (vm, &hvd->vms, entry)
-		if (vm->trust)
-			json_array_append_new(
-				list,
-				json_pack("{s:s, s:i, s:I, s:s}", "name",
-					  vm->name, "pid", (int)vm->pid,
-					  "start", (json_int_t)vm->pid_start,
-					  "domain", vm->trust->name));
+	TAILQ_FOREACH (vm, &hvd->vms, entry) {
+		if (!vm->trust)
+			continue;
+		json_array_append_new(
+			list,
+			json_pack("{s:s, s:i, s:I, s:s, s:o}", "name", vm->name,
+				  "pid", (int)vm->pid, "start",
+				  (json_int_t)vm->pid_start, "domain",
+				  vm->trust->name, "set", settings_pack(vm)));
+	}
 	return list;
 }
 
@@ -157,6 +171,28 @@ static bool trust_load(struct hvd *hvd, json_t *item)
 			      &trust);
 }
 
+/* Nothing is set where it is null. */
+static bool settings_load(struct vm *vm, json_t *set)
+{
+	json_int_t reservation, limit, shares, weight, cap, reserve;
+	int compress;
+
+	if (!set || json_is_null(set))
+		return true;
+	if (json_unpack(set, "[I, I, I, I, I, I, b]", &reservation, &limit,
+			&shares, &weight, &cap, &reserve, &compress))
+		return false;
+	vm->reservation_bytes = (uint64_t)reservation;
+	vm->limit_bytes = (uint64_t)limit;
+	vm->shares = (uint32_t)shares;
+	vm->weight = (uint32_t)weight;
+	vm->cap_bytes = (uint64_t)cap;
+	vm->reserve_bytes = (uint64_t)reserve;
+	vm->compress = compress;
+	vm->by_hand = true;
+	return true;
+}
+
 static bool vm_load(struct hvd *hvd, json_t *item)
 {
 	const char *name, *domain;
@@ -174,7 +210,8 @@ static bool vm_load(struct hvd *hvd, json_t *item)
 	rc = vm_restore(hvd, name, pid, (uint64_t)start, trust);
 	log_info("vm %s: of an earlier hvd: %s", name,
 		 rc ? "its process is gone" : "waiting for it to reconnect");
-	return true;
+	return rc ||
+	       settings_load(vm_find(hvd, name), json_object_get(item, "set"));
 }
 
 static bool lists_load(struct hvd *hvd, json_t *state)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- *   memory = budget, or the host's total
- *   free   = budget - used by all VMs, pools and tables, or MemAvailable,
- *            less the copy-on-write reserve
- *   for VMs = used by VMs + free - what has to be free (pressure_goal)
+ *   has     = budget - pools - tables, or used by VMs + MemAvailable,
+ *             less the copy-on-write reserve
+ *   free    = has - used by VMs, which is what the pressure is measured by
+ *   for VMs = has - what has to be free (pressure_goal)
  *
  * The reserve counts as used, so a storm of writes to shared pages finds memory
  * that nobody was given.
@@ -46,11 +46,10 @@ uint64_t steer_pool_bytes(const struct hvd *hvd)
 	return sum;
 }
 
-uint64_t steer_metadata_bytes(const struct hvd *hvd)
+static uint64_t domains_metadata(const struct hvd *hvd)
 {
 	const struct trust *trust;
 	struct domain_stats ds;
-	const struct vm *vm;
 	uint64_t sum = 0;
 
 	TAILQ_FOREACH (trust, &hvd->trusts, entry)
@@ -58,6 +57,14 @@ uint64_t steer_metadata_bytes(const struct hvd *hvd)
 			domain_stats(trust->domain, &ds);
 			sum += ds.metadata_bytes;
 		}
+	return sum;
+}
+
+uint64_t steer_metadata_bytes(const struct hvd *hvd)
+{
+	uint64_t sum = domains_metadata(hvd);
+	const struct vm *vm;
+
 	TAILQ_FOREACH (vm, &hvd->vms, entry)
 		sum += sizeof(*vm) + min_u64(vm->stats.mm.metadata_bytes,
 					     vm->ram_pages << PAGE_SHIFT);
@@ -100,15 +107,21 @@ static uint64_t less(uint64_t a, uint64_t b)
 	return a > b ? a - b : 0;
 }
 
-static uint64_t free_bytes(const struct hvd *hvd)
+/* What VMs can have in all, what they have now included. */
+static uint64_t vms_bytes(const struct hvd *hvd)
 {
-	uint64_t all = hvd->available_bytes;
+	uint64_t reserve = steer_cow_reserve_bytes(hvd);
 
 	if (hvd->config.budget_bytes)
-		all = less(hvd->config.budget_bytes,
-			   vms_used(hvd) + steer_pool_bytes(hvd) +
-				   steer_metadata_bytes(hvd));
-	return less(all, steer_cow_reserve_bytes(hvd));
+		return less(hvd->config.budget_bytes,
+			    steer_pool_bytes(hvd) + domains_metadata(hvd) +
+				    reserve);
+	return vms_used(hvd) + less(hvd->available_bytes, reserve);
+}
+
+static uint64_t free_bytes(const struct hvd *hvd)
+{
+	return less(vms_bytes(hvd), vms_used(hvd));
 }
 
 /* So many mappings may overlays cost at worst: one per page of all guests. */
@@ -187,11 +200,10 @@ static uint64_t budget_for_vms(const struct hvd *hvd)
 {
 	uint64_t memory = steer_memory_bytes(hvd);
 	uint64_t used = vms_used(hvd);
-	uint64_t has = used + free_bytes(hvd);
-	uint64_t cold = 0;
+	uint64_t cold = 0, has;
 	const struct vm *vm;
 
-	has = less(has, pressure_goal(&hvd->pressure, memory));
+	has = less(vms_bytes(hvd), pressure_goal(&hvd->pressure, memory));
 	if (!hvd->pressure.is_forced ||
 	    pressure_now(&hvd->pressure) < PRESSURE_SOFT)
 		return has;

@@ -1,0 +1,818 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * hvd from the administrator's side: the control socket, what it makes agents
+ * hear, metrics, the balloon against a QMP server played here, and start-up.
+ */
+#include "tests/support/daemon.h"
+
+#include <check.h>
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define HOST "{\"method\": \"host\"}"
+#define LIST "{\"method\": \"list\"}"
+#define MIB  ((uint64_t)1 << 20)
+
+static struct daemon d;
+static struct peer a, b;
+
+static void start_one(void)
+{
+	daemon_start(&d, NULL, NULL);
+	peer_join(&a, &d, "a", "lab");
+}
+
+static void stop_one(void)
+{
+	peer_kill(&a);
+	daemon_stop(&d);
+}
+
+static void error_is(const char *request, const char *name)
+{
+	char got[32];
+	json_t *result = daemon_call(&d, request, got);
+
+	ck_assert_ptr_null(result);
+	ck_assert_str_eq(got, name);
+}
+
+static void succeeds(const char *request)
+{
+	char got[32];
+	json_t *result = daemon_call(&d, request, got);
+
+	ck_assert_msg(result != NULL, "%s: %s", request, got);
+	json_decref(result);
+}
+
+static void stats_send(struct peer *p, uint64_t pages, uint64_t cold)
+{
+	struct wire_stats stats = {0};
+
+	stats.mm.ram_pages = pages;
+	stats.mm.private_pages = pages;
+	stats.mm.cold_pages = cold;
+	stats.mm.metadata_bytes = 12345;
+	stats.mm.fault_p50_ns = 50000;
+	stats.tmem.pages = 100;
+	stats.tmem.pages_ephemeral = 50;
+	stats.tmem.used_bytes = 100 * 4096;
+	peer_send(p, WIRE_STATS, &stats, sizeof(stats));
+}
+
+static struct wire_target target_of(struct peer *p)
+{
+	const struct wire_head *head = peer_hear(p, WIRE_TARGET);
+	struct wire_target target;
+
+	ck_assert_ptr_nonnull(head);
+	memcpy(&target, head + 1, sizeof(target));
+	return target;
+}
+
+/* The next target of this pressure. */
+static struct wire_target target_under(struct peer *p, uint32_t pressure)
+{
+	struct wire_target target;
+
+	do {
+		target = target_of(p);
+	} while (target.pressure != pressure);
+	return target;
+}
+
+static struct wire_command command_of(struct peer *p)
+{
+	const struct wire_head *head = peer_hear(p, WIRE_COMMAND);
+	struct wire_command command;
+
+	ck_assert_ptr_nonnull(head);
+	memcpy(&command, head + 1, sizeof(command));
+	return command;
+}
+
+static void result_send(struct peer *p, uint64_t id, int rc, int64_t value,
+			const char *text)
+{
+	struct wire_result result = {.id = id, .rc = rc, .value = value};
+
+	snprintf(result.text, sizeof(result.text), "%s", text);
+	peer_send(p, WIRE_RESULT, &result, sizeof(result));
+}
+
+/* A call that needs the agent's answer: made by a child meanwhile. */
+static pid_t call_begin(const char *request, const char *expect)
+{
+	pid_t pid = fork();
+	char got[32], *text;
+	json_t *result;
+
+	ck_assert_int_ge(pid, 0);
+	if (pid)
+		return pid;
+	result = daemon_call(&d, request, got);
+	text = result ? json_dumps(result, JSON_COMPACT | JSON_SORT_KEYS) : got;
+	if (strcmp(text, expect) != 0) {
+		fprintf(stderr, "%s: %s, not %s\n", request, text, expect);
+		_exit(1);
+	}
+	_exit(0);
+}
+
+static void call_end(pid_t pid)
+{
+	int status;
+
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_msg(WIFEXITED(status) && !WEXITSTATUS(status),
+		      "the call's answer was another");
+}
+
+/* ---- looking --------------------------------------------------------------
+ */
+
+START_TEST(what_is_known_is_shown)
+{
+	json_t *vm;
+	const char *show = "{\"method\":\"show\",\"params\":{\"vm\":\"a\"}}";
+
+	start_one();
+	stats_send(&a, 1000, 10);
+	daemon_await(&d, show, "mm.private_pages", 1000);
+	vm = daemon_call(&d, show, NULL);
+	ck_assert_str_eq(json_string_value(json_object_get(vm, "name")), "a");
+	ck_assert_str_eq(json_string_value(json_object_get(vm, "domain")),
+			 "lab");
+	ck_assert_str_eq(json_string_value(json_object_get(vm, "state")),
+			 "managed");
+	ck_assert_int_eq(json_integer_value(json_object_get(vm, "pid")), a.pid);
+	ck_assert_int_eq(json_integer_value(json_object_get(vm, "shares")),
+			 1000);
+	ck_assert(json_is_array(json_object_get(vm, "features")));
+	ck_assert(json_is_integer(json_object_get(json_object_get(vm, "tmem"),
+						  "pages_ephemeral")));
+	json_decref(vm);
+	ck_assert_int_eq(daemon_number(&d, LIST, "vms.0.mm.cold_pages"), 10);
+	ck_assert_int_eq(daemon_number(&d, HOST, "vms"), 1);
+	ck_assert_int_gt(daemon_number(&d, HOST, "memory_bytes"), 0);
+	ck_assert_int_gt(daemon_number(&d, HOST, "hvd_cpu_ns"), 0);
+	ck_assert_int_ge(daemon_number(&d, HOST, "metadata_bytes"), 12345);
+	/* Ten cold pages and half of 100 pages of the store. */
+	ck_assert_int_eq(
+		daemon_number(&d, "{\"method\":\"freeable\"}", "vms.0.bytes"),
+		60 * 4096);
+	ck_assert_int_eq(daemon_number(&d, "{\"method\":\"version\"}", "pid"),
+			 d.pid);
+	stop_one();
+}
+END_TEST
+
+START_TEST(why_names_causes)
+{
+	const char *why = "{\"method\":\"why\",\"params\":{\"vm\":\"a\"}}";
+	struct wire_stats stats = {
+		.mm = {.ram_pages = 100, .fault_p50_ns = 1000000}};
+
+	start_one();
+	peer_send(&a, WIRE_STATS, &stats, sizeof(stats));
+	poll(NULL, 0, 100);
+	stats.mm.faults = 30;
+	stats.mm.faults_compressed = 20;
+	peer_send(&a, WIRE_STATS, &stats, sizeof(stats));
+	daemon_await(&d, why, "faults", 30);
+	ck_assert_int_eq(daemon_number(&d, why, "causes.0.count"), 20);
+	ck_assert_int_eq(daemon_number(&d, why, "causes.1.count"), -1);
+	error_is("{\"method\":\"why\",\"params\":{\"vm\":\"b\"}}", "ENOENT");
+	stop_one();
+}
+END_TEST
+
+static const struct {
+	const char *request, *error;
+} bad[] = {
+	{"{\"method\":\"nonsense\"}", "ENOSYS"},
+	{"{\"method\":\"show\"}", "EINVAL"},
+	{"{\"method\":\"show\",\"params\":{\"vm\":7}}", "EINVAL"},
+	{"{\"method\":\"show\",\"params\":{\"vm\":\"zzz\"}}", "ENOENT"},
+	{"{\"method\":\"host\",\"params\":{\"vm\":\"a\"}}", "EINVAL"},
+	{"{\"method\":\"set\",\"params\":{\"vm\":\"a\",\"share\":1}}",
+	 "EINVAL"},
+	{"{\"method\":\"set\",\"params\":{\"vm\":\"a\",\"shares\":0}}",
+	 "EINVAL"},
+	{"{\"method\":\"set\",\"params\":{\"vm\":\"a\",\"shares\":\"1\"}}",
+	 "EINVAL"},
+	{"{\"method\":\"set\",\"params\":{\"vm\":\"a\","
+	 "\"limit_bytes\":-1}}",
+	 "EINVAL"},
+	{"{\"method\":\"set\",\"params\":{\"vm\":\"a\","
+	 "\"reservation_bytes\":99999999999999}}",
+	 "EINVAL"},
+	{"{\"method\":\"set\",\"params\":{\"vm\":\"a\",\"limit_bytes\":1,"
+	 "\"reservation_bytes\":2}}",
+	 "EINVAL"},
+	{"{\"method\":\"set\",\"params\":{\"vm\":\"a\",\"dry_run\":1}}",
+	 "EINVAL"},
+	{"{\"method\":\"pressure\",\"params\":{\"state\":\"awful\"}}",
+	 "EINVAL"},
+	{"{\"method\":\"pressure\"}", "EINVAL"},
+	{"{\"method\":\"budget\"}", "EINVAL"},
+	{"{\"method\":\"budget\",\"params\":{\"bytes\":1.5}}", "EINVAL"},
+	{"{\"method\":\"flush\"}", "EINVAL"},
+	{"[]", "EPROTO"},
+	{"{\"method\":1}", "EPROTO"},
+	{"{\"method\":\"list\",\"params\":[]}", "EPROTO"},
+	{"{\"method\":\"list\",\"method\":\"host\"}", "EPROTO"},
+	{"rubbish", "EPROTO"},
+	{"", "EPROTO"},
+};
+
+START_TEST(bad_calls_are_refused)
+{
+	size_t i;
+
+	start_one();
+	for (i = 0; i < ARRAY_LEN(bad); i++)
+		error_is(bad[i].request, bad[i].error);
+	ck_assert_int_eq(daemon_number(&d, LIST, "vms.0.shares"), 1000);
+	stop_one();
+}
+END_TEST
+
+static int control_connect(void)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/control.sock",
+		 d.dir);
+	ck_assert_int_eq(connect(fd, (struct sockaddr *)&addr, sizeof(addr)),
+			 0);
+	return fd;
+}
+
+START_TEST(a_line_without_end_ends_the_connection)
+{
+	char *junk = malloc(70000), answer[1024];
+	size_t n = 0;
+	ssize_t got;
+	int fd;
+
+	daemon_start(&d, NULL, NULL);
+	memset(junk, 'x', 70000);
+	fd = control_connect();
+	if (send(fd, junk, 70000, MSG_NOSIGNAL) < 0)
+		ck_assert_int_eq(errno, EPIPE);
+	while ((got = recv(fd, answer + n, sizeof(answer) - 1 - n, 0)) > 0)
+		n += (size_t)got;
+	answer[n] = 0;
+	ck_assert_ptr_nonnull(strstr(answer, "64 KiB"));
+	close(fd);
+	free(junk);
+	ck_assert_int_eq(daemon_number(&d, HOST, "vms"), 0);
+	daemon_stop(&d);
+}
+END_TEST
+
+START_TEST(calls_may_be_cut_and_joined_anyhow)
+{
+	const char *text = "{\"id\":1,\"method\":\"version\"}\n"
+			   "{\"id\":\"x\",\"method\":\"version\"}\n";
+	char answer[2048] = "";
+	size_t i, n = 0;
+	ssize_t got;
+	int fd;
+
+	daemon_start(&d, NULL, NULL);
+	fd = control_connect();
+	for (i = 0; i < strlen(text); i++)
+		ck_assert_int_eq(send(fd, text + i, 1, MSG_NOSIGNAL), 1);
+	ck_assert_int_gt(send(fd, text, strlen(text), MSG_NOSIGNAL), 0);
+	shutdown(fd, SHUT_WR);
+	while ((got = recv(fd, answer + n, sizeof(answer) - 1 - n, 0)) > 0)
+		n += (size_t)got;
+	for (i = 0, n = 0; answer[i]; i++)
+		n += answer[i] == '\n';
+	ck_assert_uint_eq(n, 4);
+	ck_assert_ptr_nonnull(strstr(answer, "\"id\":\"x\""));
+	close(fd);
+	daemon_stop(&d);
+}
+END_TEST
+
+/* As another user: root may become one, others cannot try. */
+START_TEST(strangers_may_ask_nothing)
+{
+	int status;
+	pid_t pid;
+
+	start_one();
+	if (geteuid() == 0) {
+		ck_assert_int_eq(chmod(d.dir, 0755), 0);
+		pid = fork();
+		if (!pid) {
+			char got[32];
+
+			if (setgid(65534) || setuid(65534))
+				_exit(2);
+			if (daemon_call(&d, LIST, got))
+				_exit(3);
+			_exit(strcmp(got, "EACCES") ? 4 : 0);
+		}
+		ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+		ck_assert_int_eq(status, 0);
+	}
+	stop_one();
+}
+END_TEST
+
+/* ---- what agents are told -------------------------------------------------
+ */
+
+START_TEST(pressure_reaches_agents)
+{
+	struct wire_target t;
+
+	start_one();
+	stats_send(&a, 100000, 20000);
+	t = target_of(&a);
+	ck_assert_uint_eq(t.flags & WIRE_MAY_SHARE, WIRE_MAY_SHARE);
+	ck_assert_uint_eq(t.refault_permille_min, 2);
+	ck_assert_uint_eq(t.resident_bytes, 0);
+	succeeds("{\"method\":\"pressure\",\"params\":{\"state\":\"low\","
+		 "\"dry_run\":true}}");
+	ck_assert_int_eq(daemon_number(&d, HOST, "pressure_forced"), 0);
+	succeeds("{\"method\":\"pressure\",\"params\":{\"state\":\"hard\"}}");
+	t = target_under(&a, 3);
+	ck_assert_uint_eq(t.flags & WIRE_MAY_COMPRESS, WIRE_MAY_COMPRESS);
+	ck_assert_uint_eq(t.flags & WIRE_MAY_SWAP, 0); /* not configured */
+	while (!t.resident_bytes || t.resident_bytes > 81000 * 4096ULL)
+		t = target_of(&a); /* its stats came later */
+	/* The cold fifth is what it is asked for. */
+	ck_assert_uint_ge(t.resident_bytes, 79000 * 4096ULL);
+	ck_assert_uint_eq(t.store_bytes, 100000 * 4096ULL / 100 * 50);
+	ck_assert_int_eq(daemon_number(&d, HOST, "pressure_forced"), 1);
+	succeeds("{\"method\":\"pressure\",\"params\":{\"state\":\"auto\"}}");
+	t = target_of(&a);
+	while (t.pressure == 3)
+		t = target_of(&a);
+	ck_assert_uint_eq(t.flags & WIRE_MAY_COMPRESS, 0);
+	stop_one();
+}
+END_TEST
+
+START_TEST(a_budget_makes_pressure)
+{
+	struct wire_target t, u;
+
+	start_one();
+	peer_join(&b, &d, "b", "lab");
+	stats_send(&a, 100000, 0);
+	stats_send(&b, 100000, 100000);
+	daemon_await(&d, LIST, "vms.1.mm.private_pages", 100000);
+	succeeds("{\"method\":\"budget\",\"params\":{\"bytes\":700000000}}");
+	ck_assert_int_eq(daemon_number(&d, HOST, "budget_bytes"), 700000000);
+	/* 819 MB are used: nothing is free. Idle memory is taxed. */
+	t = target_under(&a, 4);
+	u = target_under(&b, 4);
+	ck_assert_uint_gt(t.resident_bytes, u.resident_bytes * 3 / 2);
+	ck_assert_uint_gt(u.resident_bytes, 0);
+	ck_assert_uint_lt(t.resident_bytes + u.resident_bytes, 700000000);
+	succeeds("{\"method\":\"budget\",\"params\":{\"bytes\":0}}");
+	peer_kill(&b);
+	stop_one();
+}
+END_TEST
+
+START_TEST(limits_hold_without_pressure)
+{
+	struct wire_target t;
+
+	start_one();
+	stats_send(&a, 100000, 0);
+	succeeds("{\"method\":\"set\",\"params\":{\"vm\":\"a\","
+		 "\"limit_bytes\":104857600,\"reservation_bytes\":4096,"
+		 "\"shares\":5}}");
+	do {
+		t = target_of(&a);
+	} while (!t.resident_bytes);
+	ck_assert_uint_eq(t.resident_bytes, 100 * MIB);
+	ck_assert_uint_eq(t.flags & WIRE_MAY_COMPRESS, WIRE_MAY_COMPRESS);
+	ck_assert_int_eq(daemon_number(&d, LIST, "vms.0.shares"), 5);
+	/* What was set by hand survives hvd's death. */
+	daemon_kill(&d);
+	daemon_restart(&d);
+	peer_connect(&a, &d);
+	peer_hello(&a, "a", "lab", true);
+	ck_assert_ptr_nonnull(peer_hear(&a, WIRE_WELCOME));
+	ck_assert_int_eq(daemon_number(&d, LIST, "vms.0.shares"), 5);
+	ck_assert_int_eq(daemon_number(&d, LIST, "vms.0.limit_bytes"),
+			 100 * MIB);
+	stop_one();
+}
+END_TEST
+
+START_TEST(set_of_the_store_asks_the_agent)
+{
+	const char *set = "{\"method\":\"set\",\"params\":{\"vm\":\"a\","
+			  "\"weight\":7,\"compress\":false}}";
+	struct wire_command c;
+	pid_t call;
+
+	start_one();
+	call = call_begin(set, "{\"changed\":{\"compress\":[true,false],"
+			       "\"weight\":[1000,7]}}");
+	c = command_of(&a);
+	ck_assert_uint_eq(c.op, WIRE_CMD_TMEM_SET);
+	ck_assert_uint_eq(c.weight, 7);
+	ck_assert_uint_eq(c.compress, 0);
+	result_send(&a, c.id, 0, 0, "");
+	call_end(call);
+	ck_assert_int_eq(daemon_number(&d, LIST, "vms.0.weight"), 7);
+	/* Refused by the agent: nothing is changed here either. */
+	call = call_begin("{\"method\":\"set\",\"params\":{\"vm\":\"a\","
+			  "\"weight\":8}}",
+			  "ENOSYS");
+	c = command_of(&a);
+	result_send(&a, c.id, -ENOSYS, 0, "no store");
+	call_end(call);
+	ck_assert_int_eq(daemon_number(&d, LIST, "vms.0.weight"), 7);
+	stop_one();
+}
+END_TEST
+
+START_TEST(commands_come_back)
+{
+	struct wire_command c;
+	pid_t call;
+
+	start_one();
+	stats_send(&a, 1000, 0);
+	daemon_await(&d, LIST, "vms.0.mm.ram_pages", 1000);
+	call = call_begin("{\"method\":\"check\"}",
+			  "{\"ok\":true,\"vms\":[{\"name\":\"a\",\"ok\":true,"
+			  "\"text\":\"fine\"}]}");
+	c = command_of(&a);
+	ck_assert_uint_eq(c.op, WIRE_CMD_CHECK);
+	result_send(&a, c.id, 0, 0, "fine");
+	call_end(call);
+	call = call_begin("{\"method\":\"check\",\"params\":{\"vm\":\"a\"}}",
+			  "{\"ok\":false,\"vms\":[{\"name\":\"a\",\"ok\":false,"
+			  "\"text\":\"page 7\"}]}");
+	result_send(&a, command_of(&a).id, -EUCLEAN, 0, "page 7");
+	call_end(call);
+	call = call_begin("{\"method\":\"flush\",\"params\":{\"bytes\":4096}}",
+			  "{\"flushed_bytes\":4000}");
+	c = command_of(&a);
+	ck_assert_uint_eq(c.op, WIRE_CMD_FLUSH);
+	ck_assert_uint_eq(c.arg, 4096);
+	result_send(&a, c.id, 0, 4000, "");
+	call_end(call);
+	/* No more than it has lent. */
+	call = call_begin("{\"method\":\"flush\",\"params\":{\"bytes\":"
+			  "99999999,\"vm\":\"a\",\"dry_run\":true}}",
+			  "{\"flushed_bytes\":204800}");
+	call_end(call);
+	call = call_begin("{\"method\":\"unshare\",\"params\":{\"vm\":\"a\"}}",
+			  "{}");
+	c = command_of(&a);
+	ck_assert_uint_eq(c.op, WIRE_CMD_UNSHARE);
+	result_send(&a, c.id, 0, 0, "");
+	call_end(call);
+	call = call_begin("{\"method\":\"unmanage\",\"params\":{\"vm\":"
+			  "\"a\"}}",
+			  "{}");
+	c = command_of(&a);
+	ck_assert_uint_eq(c.op, WIRE_CMD_UNMANAGE);
+	result_send(&a, c.id, 0, 0, "");
+	call_end(call);
+	error_is("{\"method\":\"unshare\",\"params\":{\"vm\":\"a\"}}",
+		 "ENOTCONN");
+	stop_one();
+}
+END_TEST
+
+START_TEST(a_vm_that_goes_ends_its_calls)
+{
+	pid_t call;
+
+	start_one();
+	call = call_begin("{\"method\":\"unshare\",\"params\":{\"vm\":\"a\"}}",
+			  "ENOTCONN");
+	command_of(&a);
+	peer_kill(&a);
+	call_end(call);
+	/* And a caller that goes leaves nothing behind. */
+	peer_join(&a, &d, "a", "lab");
+	call = call_begin("{\"method\":\"unshare\",\"params\":{\"vm\":\"a\"}}",
+			  "");
+	command_of(&a);
+	kill(call, SIGKILL);
+	waitpid(call, NULL, 0);
+	ck_assert_int_eq(daemon_number(&d, HOST, "vms"), 1);
+	stop_one();
+}
+END_TEST
+
+/* ---- metrics --------------------------------------------------------------
+ */
+
+START_TEST(metrics_are_served)
+{
+	const char *get = "GET /metrics HTTP/1.0\r\nHost: x\r\n\r\n";
+	static char page[1 << 18];
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	char where[] = "/tmp/test_metrics.XXXXXX";
+	size_t n = 0;
+	ssize_t got;
+	int fd;
+
+	close(mkstemp(where));
+	daemon_start(&d, "--metrics", where);
+	peer_join(&a, &d, "a", "lab");
+	stats_send(&a, 1000, 77);
+	daemon_await(&d, LIST, "vms.0.mm.cold_pages", 77);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	strcpy(addr.sun_path, where);
+	ck_assert_int_eq(connect(fd, (struct sockaddr *)&addr, sizeof(addr)),
+			 0);
+	ck_assert_int_gt(send(fd, get, strlen(get), 0), 0);
+	while ((got = recv(fd, page + n, sizeof(page) - 1 - n, 0)) > 0)
+		n += (size_t)got;
+	page[n] = 0;
+	ck_assert_ptr_nonnull(strstr(page, " 200 OK"));
+	ck_assert_ptr_nonnull(strstr(
+		page, "tidepool_vm_cold_pages{vm=\"a\",domain=\"lab\"} 77\n"));
+	ck_assert_ptr_nonnull(
+		strstr(page, "# TYPE tidepool_vm_scans_total counter\n"));
+	ck_assert_ptr_nonnull(
+		strstr(page, "tidepool_domain_members{domain=\"lab\"} 1\n"));
+	ck_assert_ptr_nonnull(strstr(page, "tidepool_host_pressure "));
+	close(fd);
+	unlink(where);
+	stop_one();
+}
+END_TEST
+
+/* ---- balloon --------------------------------------------------------------
+ */
+
+struct qmp {
+	int listener, fd;
+	char in[4096];
+	size_t n;
+	double actual;
+	int update;
+};
+
+static void qmp_listen(struct qmp *q)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+
+	memset(q, 0, sizeof(*q));
+	q->actual = (double)(400 * MIB);
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/qmp.sock", d.dir);
+	q->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	ck_assert_int_eq(
+		bind(q->listener, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	ck_assert_int_eq(listen(q->listener, 1), 0);
+}
+
+static void qmp_say(struct qmp *q, const char *text)
+{
+	ck_assert_int_eq(send(q->fd, text, strlen(text), MSG_NOSIGNAL),
+			 (ssize_t)strlen(text));
+}
+
+static void qmp_accept(struct qmp *q)
+{
+	q->fd = accept(q->listener, NULL, NULL);
+	ck_assert_int_ge(q->fd, 0);
+	qmp_say(q, "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n");
+}
+
+static json_t *qmp_request(struct qmp *q)
+{
+	struct pollfd pfd = {.fd = q->fd, .events = POLLIN};
+	json_t *request;
+	ssize_t got;
+	char *end;
+
+	while (!(end = memchr(q->in, '\n', q->n))) {
+		ck_assert_int_eq(poll(&pfd, 1, 20000), 1);
+		got = recv(q->fd, q->in + q->n, sizeof(q->in) - q->n, 0);
+		if (got <= 0)
+			return NULL;
+		q->n += (size_t)got;
+	}
+	request = json_loadb(q->in, (size_t)(end - q->in), 0, NULL);
+	ck_assert_ptr_nonnull(request);
+	q->n -= (size_t)(end + 1 - q->in);
+	memmove(q->in, end + 1, q->n);
+	return request;
+}
+
+/* Answers one request as QEMU does; if `balloon`: the value asked for. */
+static double qmp_serve(struct qmp *q, double available)
+{
+	json_t *request = qmp_request(q), *args;
+	const char *what, *path;
+	char text[1024];
+	double value = 0;
+
+	if (!request)
+		return -1;
+	what = json_string_value(json_object_get(request, "execute"));
+	args = json_object_get(request, "arguments");
+	path = json_string_value(json_object_get(args, "path"));
+	/* An event in between is nobody's answer. */
+	qmp_say(q, "{\"event\": \"RTC_CHANGE\", \"timestamp\": {}}\r\n");
+	if (!strcmp(what, "qom-list") && strstr(path, "-anon"))
+		snprintf(text, sizeof(text),
+			 "{\"return\": [{\"name\": \"type\", \"type\": "
+			 "\"string\"}, {\"name\": \"device[3]\", \"type\": "
+			 "\"child<virtio-balloon-pci>\"}]}\r\n");
+	else if (!strcmp(what, "qom-list"))
+		snprintf(text, sizeof(text), "{\"return\": []}\r\n");
+	else if (!strcmp(what, "query-memory-size-summary"))
+		snprintf(text, sizeof(text),
+			 "{\"return\": {\"base-memory\": %.0f}}\r\n",
+			 (double)(400 * MIB));
+	else if (!strcmp(what, "query-balloon"))
+		snprintf(text, sizeof(text),
+			 "{\"return\": {\"actual\": %.0f}}\r\n", q->actual);
+	else if (!strcmp(what, "qom-get"))
+		snprintf(text, sizeof(text),
+			 "{\"return\": {\"stats\": {\"stat-available-memory\":"
+			 " %.0f, \"stat-free-memory\": 18446744073709551615},"
+			 " \"last-update\": %d}}\r\n",
+			 available, ++q->update);
+	else
+		snprintf(text, sizeof(text), "{\"return\": {}}\r\n");
+	if (!strcmp(what, "qom-set") || !strcmp(what, "qom-get"))
+		ck_assert_str_eq(path, "/machine/peripheral-anon/device[3]");
+	if (!strcmp(what, "balloon"))
+		value = q->actual =
+			json_number_value(json_object_get(args, "value"));
+	qmp_say(q, text);
+	json_decref(request);
+	return value;
+}
+
+static double qmp_until_moved(struct qmp *q, double available)
+{
+	double value = 0;
+	int i;
+
+	for (i = 0; i < 60 && !value; i++)
+		value = qmp_serve(q, available);
+	return value;
+}
+
+START_TEST(the_balloon_takes_and_gives_back)
+{
+	struct qmp q;
+
+	daemon_start(&d, NULL, NULL);
+	qmp_listen(&q);
+	peer_open(&a, &d);
+	snprintf(a.qmp, sizeof(a.qmp), "%s/qmp.sock", d.dir);
+	peer_hello(&a, "a", "lab", false);
+	ck_assert_ptr_nonnull(peer_hear(&a, WIRE_WELCOME));
+	stats_send(&a, 400 * MIB / 4096, 200 * MIB / 4096);
+	daemon_await(&d, LIST, "vms.0.mm.private_pages", 102400);
+	succeeds("{\"method\":\"pressure\",\"params\":{\"state\":\"soft\"}}");
+	qmp_accept(&q);
+	/* At most a tenth of its RAM at a time. */
+	ck_assert_double_eq_tol(qmp_until_moved(&q, (double)(300 * MIB)),
+				(double)(360 * MIB), 1e6);
+	/* 64 MiB stay available to the guest, whatever is needed. */
+	ck_assert_double_eq_tol(qmp_until_moved(&q, (double)(84 * MIB)),
+				(double)(340 * MIB), 1e6);
+	/* Short of that, it gets some back. */
+	ck_assert_double_eq_tol(qmp_until_moved(&q, (double)(14 * MIB)),
+				(double)(390 * MIB), 1e6);
+	succeeds("{\"method\":\"pressure\",\"params\":{\"state\":\"high\"}}");
+	ck_assert_double_eq_tol(qmp_until_moved(&q, (double)(100 * MIB)),
+				(double)(400 * MIB), 1);
+	close(q.fd);
+	close(q.listener);
+	stop_one();
+}
+END_TEST
+
+START_TEST(a_mad_qmp_server_is_left_alone)
+{
+	static const char *const mad[] = {
+		"rubbish\n", "{\"QMP\": {}}\n[1]\n", "{}\n{}\n",
+		"{\"QMP\":{}}\n{\"return\":{}}\n{\"return\":7}\n"};
+	struct qmp q;
+
+	daemon_start(&d, NULL, NULL);
+	qmp_listen(&q);
+	peer_open(&a, &d);
+	snprintf(a.qmp, sizeof(a.qmp), "%s/qmp.sock", d.dir);
+	peer_hello(&a, "a", "lab", false);
+	ck_assert_ptr_nonnull(peer_hear(&a, WIRE_WELCOME));
+	stats_send(&a, 1000, 0);
+	q.fd = accept(q.listener, NULL, NULL);
+	qmp_say(&q, mad[_i]);
+	poll(NULL, 0, 200);
+	close(q.fd);
+	close(q.listener);
+	poll(NULL, 0, 200);
+	ck_assert_int_eq(daemon_number(&d, HOST, "vms"), 1);
+	stop_one();
+}
+END_TEST
+
+/* ---- starting -------------------------------------------------------------
+ */
+
+static int run_hvd(const char *option, const char *value, char *out,
+		   size_t room)
+{
+	int pair[2], status;
+	ssize_t n;
+	pid_t pid;
+
+	ck_assert_int_eq(pipe(pair), 0);
+	pid = fork();
+	if (!pid) {
+		dup2(pair[1], STDERR_FILENO);
+		dup2(pair[1], STDOUT_FILENO);
+		execl(d.hvd, "hvd", option, value, "--check-config",
+		      (char *)NULL);
+		_exit(127);
+	}
+	close(pair[1]);
+	n = read(pair[0], out, room - 1);
+	out[n > 0 ? n : 0] = 0;
+	close(pair[0]);
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	return WEXITSTATUS(status);
+}
+
+START_TEST(mistakes_are_told_at_the_start)
+{
+	char path[] = "/tmp/test_conf.XXXXXX", out[2048];
+	int fd = mkstemp(path);
+
+	ck_assert_int_eq(write(fd, "[hvd]\n\nbudget = 1Z\n", 19), 19);
+	close(fd);
+	ck_assert_int_eq(run_hvd("--config", path, out, sizeof(out)), 2);
+	ck_assert_ptr_nonnull(strstr(out, ":3: "));
+	ck_assert_ptr_nonnull(strstr(out, "1Z"));
+	unlink(path);
+	ck_assert_int_eq(run_hvd("--config", path, out, sizeof(out)), 2);
+	ck_assert_ptr_nonnull(strstr(out, "No such file"));
+	ck_assert_int_eq(run_hvd("--run-dir", "relative", out, sizeof(out)), 2);
+	ck_assert_int_eq(run_hvd("--nonsense", "x", out, sizeof(out)), 2);
+	ck_assert_int_eq(run_hvd("--run-dir", "/tmp/x", out, sizeof(out)), 0);
+	ck_assert_int_eq(run_hvd("--version", NULL, out, sizeof(out)), 0);
+	ck_assert_ptr_nonnull(strstr(out, "hvd 0"));
+}
+END_TEST
+
+int main(int argc, char **argv)
+{
+	Suite *s = suite_create("daemon_control");
+	TCase *tc = tcase_create("daemon_control");
+	SRunner *sr;
+	int failed;
+
+	(void)argc;
+	daemon_find(&d, argv[0]);
+	tcase_set_timeout(tc, 60);
+	tcase_add_test(tc, what_is_known_is_shown);
+	tcase_add_test(tc, why_names_causes);
+	tcase_add_test(tc, bad_calls_are_refused);
+	tcase_add_test(tc, a_line_without_end_ends_the_connection);
+	tcase_add_test(tc, calls_may_be_cut_and_joined_anyhow);
+	tcase_add_test(tc, strangers_may_ask_nothing);
+	tcase_add_test(tc, pressure_reaches_agents);
+	tcase_add_test(tc, a_budget_makes_pressure);
+	tcase_add_test(tc, limits_hold_without_pressure);
+	tcase_add_test(tc, set_of_the_store_asks_the_agent);
+	tcase_add_test(tc, commands_come_back);
+	tcase_add_test(tc, a_vm_that_goes_ends_its_calls);
+	tcase_add_test(tc, metrics_are_served);
+	tcase_add_test(tc, the_balloon_takes_and_gives_back);
+	tcase_add_loop_test(tc, a_mad_qmp_server_is_left_alone, 0, 4);
+	tcase_add_test(tc, mistakes_are_told_at_the_start);
+	suite_add_tcase(s, tc);
+	sr = srunner_create(s);
+	srunner_run_all(sr, CK_ENV);
+	failed = srunner_ntests_failed(sr);
+	srunner_free(sr);
+	return failed ? 1 : 0;
+}
