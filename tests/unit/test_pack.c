@@ -9,15 +9,24 @@
 
 #include <check.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define OWNERS	      4000
-#define TABLE_BLOCK   12
-#define TABLE_PIECE   22
-#define TABLE_PIECES  64
-#define STORE_BYTES   ((uint64_t)64 << 20)
+#define THREADS	     8
+#define OWNERS	     4000
+#define TABLE_BLOCK  12
+#define TABLE_PIECE  22
+#define TABLE_PIECES 64
+#define STORE_BYTES  ((uint64_t)64 << 20)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define ROUNDS 3
+#define STEPS  50000
+#else
+#define ROUNDS 10
+#define STEPS  200000
+#endif
 #define WORDS_A_BLOCK (PAGE_BYTES / sizeof(uint64_t))
 
 struct owner {
@@ -213,11 +222,64 @@ START_TEST(holds_what_the_model_holds)
 
 	rng_start(&rng, "holds_what_the_model_holds");
 	start(OWNERS, 0);
-	for (unsigned n = 0; n < 200000; n++) {
+	for (unsigned n = 0; n < STEPS; n++) {
 		step(&rng);
 		if (n % 20000 == 0)
 			check_sound();
 	}
+	for (size_t i = 0; i < owners_n; i++)
+		owner_verify(&owners[i]);
+	check_sound();
+	stop();
+}
+END_TEST
+
+struct worker {
+	pthread_t thread;
+	struct rng rng;
+	size_t first;
+	size_t n;
+};
+
+/*
+ * Each thread has its owners, but all objects are of two classes: they are
+ * moved by other threads' drops all the time.
+ */
+static void *work(void *arg)
+{
+	struct worker *w = arg;
+
+	for (unsigned n = 0; n < STEPS / 2; n++) {
+		struct owner *o = &owners[w->first + rng_below(&w->rng, w->n)];
+
+		if (!o->bytes) {
+			ck_assert_int_eq(owner_put(o, 100 + 16 * (n & 1),
+						   rng_next(&w->rng)),
+					 0);
+			continue;
+		}
+		owner_verify(o);
+		owner_drop(o);
+	}
+	return NULL;
+}
+
+START_TEST(threads_move_each_others_objects)
+{
+	struct worker w[THREADS];
+	struct rng rng;
+
+	rng_start(&rng, "threads_move_each_others_objects");
+	start(64 * THREADS, 0);
+	for (unsigned t = 0; t < THREADS; t++) {
+		w[t].rng.state = rng_next(&rng);
+		w[t].first = t * 64;
+		w[t].n = 64;
+		ck_assert_int_eq(
+			pthread_create(&w[t].thread, NULL, work, &w[t]), 0);
+	}
+	for (unsigned t = 0; t < THREADS; t++)
+		pthread_join(w[t].thread, NULL);
 	for (size_t i = 0; i < owners_n; i++)
 		owner_verify(&owners[i]);
 	check_sound();
@@ -262,7 +324,7 @@ START_TEST(is_97_percent_payload_after_churn)
 		ck_assert_int_eq(owner_put(&owners[i], size_realistic(&rng),
 					   rng_next(&rng)),
 				 0);
-	for (unsigned round = 0; round < 10; round++)
+	for (unsigned round = 0; round < ROUNDS; round++)
 		churn_round(&rng);
 	check_sound();
 	share = (double)payload() / (double)committed();
@@ -379,6 +441,7 @@ int main(void)
 	tcase_add_test(tc, every_size_comes_back);
 	tcase_add_test(tc, object_bytes_match_class);
 	tcase_add_test(tc, holds_what_the_model_holds);
+	tcase_add_test(tc, threads_move_each_others_objects);
 	tcase_add_test(tc, is_97_percent_payload_after_churn);
 	tcase_add_test(tc, limit_is_never_exceeded);
 	tcase_add_test(tc, nothing_of_an_earlier_object_is_read);
