@@ -49,6 +49,18 @@ def status_kib(pid, *names):
     return total
 
 
+def hvd_bytes(pid):
+    """Its own memory, its share of the libraries it maps, its page tables.
+    The frame pool, which is shared memory, is counted apart."""
+    kib = status_kib(pid, "VmPTE")
+    with open(f"/proc/{pid}/smaps_rollup", encoding="utf-8") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            if name in ("Pss_Anon", "Pss_File"):
+                kib += int(value.split()[0])
+    return 1024 * kib
+
+
 class Account:
     """tool: build/bench/census. slab0: slab bytes before anything shared."""
 
@@ -61,7 +73,7 @@ class Account:
     def take(self, sample):
         seen = census(self.tool, self.guests, "--resident")
         vma_bytes = max(0, seen["slab_bytes"] - self.slab0)
-        hvd = 1024 * status_kib(self.hvd_pid, "RssAnon", "RssFile", "VmPTE")
+        hvd = hvd_bytes(self.hvd_pid)
         agents = (sample.total("metadata_bytes")
                   - sample.total("vmas") * AGENT_VMA_BYTES)
         account = {
