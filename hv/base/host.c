@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -260,7 +261,7 @@ static int real_uffd_read(int fd, struct host_fault *faults, size_t max,
 
 static int pagemap_fd(void)
 {
-	static _Atomic int kept = -1;
+	static atomic_int kept = -1;
 	int fd = kept, none = -1;
 
 	if (fd >= 0)
@@ -269,8 +270,7 @@ static int pagemap_fd(void)
 			  O_RDONLY | O_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
-	if (!__atomic_compare_exchange_n(&kept, &none, fd, false,
-					 __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+	if (!atomic_compare_exchange_strong(&kept, &none, fd)) {
 		close(fd);
 		fd = none;
 	}
