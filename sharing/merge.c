@@ -57,11 +57,19 @@ void merge_forget(struct share *sh)
 /* ---- wants
  * ------------------------------------------------------------------- */
 
+/* struct wire_publish with room for its entries and pages. */
 struct publish {
 	struct wire_head head;
-	struct wire_publish body;
-	uint8_t room[WIRE_MAX];
+	uint32_t count;
+	uint32_t reserved;
+	struct wire_want entry[WIRE_PUBLISH_MAX];
+	uint8_t page[WIRE_PUBLISH_MAX][PAGE_BYTES];
 };
+
+_Static_assert(offsetof(struct publish, entry) ==
+		       sizeof(struct wire_head) +
+			       offsetof(struct wire_publish, entry),
+	       "layout");
 
 static int decline(struct share *sh, const struct wire_want *w)
 {
@@ -81,21 +89,19 @@ static uint32_t publish_fill(struct share *sh, struct publish *msg,
 			     size_t *used_out, bool *declined)
 {
 	const struct wire_want *w = sh->wants.item;
-	uint8_t *pages =
-		(uint8_t *)msg->body.entry + WIRE_PUBLISH_MAX * sizeof(*w);
 	uint32_t n = 0;
 	size_t at = sh->wants.at;
 
 	*declined = false;
 	while (at < sh->wants.n && n < WIRE_PUBLISH_MAX) {
-		uint8_t *page = pages + n * PAGE_BYTES;
+		uint8_t *page = msg->page[n];
 
 		if (mm_page_read(sh->mm, (gfn_t){w[at].page}, page) < 0 ||
 		    sharing_hash(sh->secret, page) != w[at].hash) {
 			*declined = n == 0;
 			break;
 		}
-		msg->body.entry[n++] = w[at++];
+		msg->entry[n++] = w[at++];
 	}
 	*used_out = at - sh->wants.at;
 	return n;
@@ -104,19 +110,14 @@ static uint32_t publish_fill(struct share *sh, struct publish *msg,
 /* The entries in front, the pages right behind them. */
 static void publish_seal(struct publish *msg, uint32_t n)
 {
-	uint8_t *entries = (uint8_t *)msg->body.entry;
-
-	memmove(entries + n * sizeof(struct wire_want),
-		entries + WIRE_PUBLISH_MAX * sizeof(struct wire_want),
-		n * PAGE_BYTES);
-	msg->body.count = n;
-	msg->body.reserved = 0;
+	memmove(&msg->entry[n], msg->page, n * PAGE_BYTES);
+	msg->count = n;
+	msg->reserved = 0;
 	msg->head = (struct wire_head){
 		.version = WIRE_VERSION,
 		.type = WIRE_PUBLISH,
-		.bytes =
-			(uint32_t)(sizeof(msg->head) + sizeof(msg->body) +
-				   n * (sizeof(struct wire_want) + PAGE_BYTES)),
+		.bytes = (uint32_t)(offsetof(struct publish, entry) +
+				    n * (sizeof(msg->entry[0]) + PAGE_BYTES)),
 	};
 }
 
