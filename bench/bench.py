@@ -3,8 +3,9 @@
 """`make bench`: runs measurements by name, each to build/bench/NAME.json.
 
 A bench is a program built from bench/NAME_bench.c, or a script
-bench/NAME_bench.py, that prints one JSON object as its last line. With no name
-all of them run; `--list` only says which there are.
+bench/NAME_bench.py; called with --json it prints one JSON object as its last
+line, or ends with 77 where this machine cannot run it. With no name all of
+them run; `--list` only says which there are.
 """
 import argparse
 import glob
@@ -32,10 +33,11 @@ def bench_run(name, program, build):
     """Returns whether it ran and printed its object."""
     start = time.monotonic()
     print(f"{name}:", flush=True)
-    ran = subprocess.run([program], stdout=subprocess.PIPE, text=True)
+    ran = subprocess.run([program, "--json"], stdout=subprocess.PIPE, text=True)
     lines = ran.stdout.strip().split("\n")
     sys.stdout.write(ran.stdout)
     if ran.returncode == 77:
+        print(f"{name}: skipped")
         return True
     try:
         result = json.loads(lines[-1])
