@@ -159,8 +159,7 @@ struct wire_target {
 	uint64_t resident_bytes; /* meet this: private + store bytes */
 	uint64_t store_bytes;	 /* cap of the compressed store; 0: none */
 	uint32_t flags;		 /* enum wire_target_flags */
-	uint32_t refault_permille_min; /* of the working set per minute, x10:
-					  2 means 0.2 % */
+	uint32_t refault_permille_min; /* of the working set, allowed */
 	uint32_t scan_ms;	 /* rest between two passes of the scanner */
 	uint32_t pressure;	 /* enum pressure_state, for display */
 };

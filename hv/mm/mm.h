@@ -168,7 +168,7 @@ struct mm_target {
 	uint64_t store_bytes;
 	bool compress;
 	bool swap;
-	uint32_t refault_permille_min; /* x10: 2 is 0.2 % */
+	uint32_t refault_permille_min; /* allowed; 2 is 0.2 % a minute */
 };
 
 void mm_target_set(struct mm *mm, const struct mm_target *target);

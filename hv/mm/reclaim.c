@@ -113,13 +113,13 @@ static void brake_ease(struct mm *mm)
 		mm->reclaim.chunks_at_once++;
 }
 
-/* limit: promotions allowed, 1/10000 of the working set a minute; 0: any. */
+/* limit: promotions allowed, permille of the working set a minute; 0: any. */
 static bool may_take(struct mm *mm, uint32_t limit, uint64_t now)
 {
 	rate_sample(mm, now);
 	if (braking(mm, now))
 		return false;
-	if (!limit || mm->reclaim.rate <= limit)
+	if (!limit || mm->reclaim.rate <= (uint64_t)limit * 10)
 		return true;
 	brake_hit(mm, now);
 	return false;
