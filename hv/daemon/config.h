@@ -36,7 +36,7 @@ struct config {
 
 	struct pressure_config pressure;
 	uint32_t tax_percent;
-	uint32_t refault_permille; /* x10, see wire.h */
+	uint32_t refault_permille; /* see wire.h */
 	uint32_t store_percent;	   /* of a VM's RAM */
 	bool swap;
 	bool balloon;
