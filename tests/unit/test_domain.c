@@ -441,6 +441,30 @@ START_TEST(only_what_is_held_can_be_given_back)
 }
 END_TEST
 
+/* Found by fuzzing: it guesses the frame of a GRANT that is still queued. */
+START_TEST(a_grant_given_back_before_it_is_sent_is_harmless)
+{
+	struct wire_offer *o = body;
+	struct wire_release *r = body;
+	uint32_t f;
+
+	start(100);
+	f = share_one(5);
+	head->type = WIRE_OFFER;
+	head->bytes = sizeof(*head) + sizeof(*o);
+	*o = (struct wire_offer){30, hash_of(5), 0};
+	ck_assert_int_eq(domain_message(agent[2].member, head, SECOND), 0);
+	head->type = WIRE_RELEASE;
+	head->bytes = sizeof(*head) + sizeof(*r);
+	r->frame = f;
+	ck_assert_int_eq(domain_message(agent[2].member, head, SECOND), 0);
+	agent[2].deaf = true;
+	domain_flush(dom);
+	ck_assert_uint_eq(stats().sharing_pages, 2);
+	stop();
+}
+END_TEST
+
 START_TEST(offers_are_bounded_by_ram)
 {
 	uint32_t i;
@@ -776,6 +800,7 @@ int main(void)
 	tcase_add_test(tc, wrong_content_is_refused_and_harms_its_sender_alone);
 	tcase_add_test(tc, unwanted_content_changes_nothing);
 	tcase_add_test(tc, only_what_is_held_can_be_given_back);
+	tcase_add_test(tc, a_grant_given_back_before_it_is_sent_is_harmless);
 	tcase_add_test(tc, offers_are_bounded_by_ram);
 	tcase_add_test(tc, have_of_what_was_never_granted_is_a_lie);
 	tcase_add_test(tc, who_does_not_read_loses_grants_not_references);
