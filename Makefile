@@ -59,6 +59,7 @@ TOOL_SRC := $(call src,bench)
 TOOLS    := $(patsubst bench/%.c,$(OUT)/bench/%,$(TOOL_SRC))
 
 .DELETE_ON_ERROR:
+.SECONDARY: # objects of tests are kept, not made again each time
 .PHONY: all help deps run check bench fuzz check-layers format install clean \
 	unit tools
 
@@ -109,12 +110,16 @@ $(OUT)/hv $(OUT)/tmem-ctl: $(OUT)/%: $(OUT)/obj/hv/ctl/%.o $(CTL_O) $(LIBHV_O) \
 		$(LIBS)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS_CTL)
 
-# The commands without their mains, for the tests.
+# Archives for the tests, which then link what they use and nothing else; the
+# commands and hvd without their mains.
+$(OUT)/libhv.a: $(LIBHV_O)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
 $(OUT)/libctl.a: $(CTL_O)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
 
 $(OUT)/tests/%: $(OUT)/obj/tests/unit/%.o $(SUPPORT_O) $(OUT)/libctl.a \
-		$(LIBHV_O) $(OUT)/libhvd.a $(LIBS)
+		$(OUT)/libhv.a $(OUT)/libhvd.a $(LIBS)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS_CORE) -ljansson -linih -lsystemd \
 		-lmicrohttpd -lncurses -ltinfo -lcheck -lsubunit -lrt -lm

@@ -92,7 +92,7 @@ counts() { # log
 
 fail() { # name text log
 	line FAIL "$1" "$2"
-	tail -n 40 "$3" 2>/dev/null | sed 's/^/    | /'
+	grep -v '^rm ' "$3" 2>/dev/null | tail -n 40 | sed 's/^/    | /'
 	echo "    | (all of it: $3)"
 }
 
@@ -177,7 +177,7 @@ finish() {
 	exit
 }
 
-build() { # name command...: without it nothing else can run
+build() { # name command...
 	local name=$1 start
 	shift
 	start=$(now)
@@ -221,14 +221,16 @@ run_unit() { # unit|asan|tsan
 	# shellcheck disable=SC2046 # one word per name
 	any_wanted "$kind" $(unit_names) || return 0
 	if [ "$kind" = unit ]; then
-		build build/unit make -j"$slots" all unit || return 0
+		build build/unit make -k -j"$slots" all unit
 	else
-		build "build/$kind" make -j"$slots" SAN="$kind" unit || return 0
+		build "build/$kind" make -k -j"$slots" SAN="$kind" unit
 		dir=$BUILD/$kind/tests
 		slow=10
 		prefix=("${calm[@]}")
 	fi
+	# What did not build is counted already; the rest is worth a run.
 	for name in $(unit_names); do
+		[ -x "$dir/$name" ] || continue
 		job "$kind/$name" 300 env CK_TIMEOUT_MULTIPLIER=$slow \
 			TEST_SAN="${kind#unit}" \
 			UBSAN_OPTIONS=print_stacktrace=1 \
@@ -267,12 +269,14 @@ vm_names() {
 
 run_vm() { # kernel
 	local kind=vm$1 name paths=()
+	# shellcheck disable=SC2046 # one word per name
+	any_wanted "$kind" $(vm_names) || return 0
+	[ -d "$logs/build" ] || build build/unit make -k -j"$slots" unit
 	for name in $(vm_names); do
-		wanted "$kind/$name" && paths+=("$BUILD/tests/$name")
+		wanted "$kind/$name" && [ -x "$BUILD/tests/$name" ] &&
+			paths+=("$BUILD/tests/$name")
 	done
 	[ ${#paths[@]} = 0 ] && return 0
-	[ -x "${paths[0]}" ] || build build/unit make -j"$slots" all unit ||
-		return 0
 	while [ ${#job_of[@]} -ge "$slots" ]; do
 		reap
 	done

@@ -54,7 +54,7 @@ build() { # targets
 		needed "$t"
 	done)
 	make --no-print-directory -j"$(nproc)" BUILD="$out" SAN= CC=clang \
-		OPT="$(echo "$flags" | xargs)" "${objs[@]}" "${all[@]}" ||
+		WARN= OPT="$(echo "$flags" | xargs)" "${objs[@]}" "${all[@]}" ||
 		return 1
 	rm -f "$out/libfuzzed.a"
 	ar rcs "$out/libfuzzed.a" "${objs[@]}" || return 1
