@@ -307,7 +307,8 @@ static void take_cold(struct mm *mm, struct spot *first)
 	first->chunk->cold = 0; /* until the next scan */
 }
 
-static void chunk_visit(struct mm *mm, struct spot *first, bool take,
+/* Returns whether there was something to do. Chunk locked. */
+static bool chunk_visit(struct mm *mm, struct spot *first, bool take,
 			uint64_t now)
 {
 	struct chunk *c = first->chunk;
@@ -317,8 +318,11 @@ static void chunk_visit(struct mm *mm, struct spot *first, bool take,
 		brake_ease(mm);
 	} else if (take && !c->slot && c->cold && chunk_may_break(mm, c)) {
 		take_cold(mm, first);
+	} else {
+		return false;
 	}
 	take_chunk_settle(mm, first);
+	return true;
 }
 
 /* Goes round until CHUNKS_PER_CALL had something to do, or all were seen. */
@@ -335,10 +339,7 @@ static void chunks_visit(struct mm *mm, bool take, uint64_t now)
 		if (!map_find_chunk(&mm->map, rc->hand, &first))
 			continue;
 		pthread_mutex_lock(&first.chunk->lock);
-		if (first.chunk->slot || first.chunk->cold) {
-			chunk_visit(mm, &first, take && slots_left(mm), now);
-			busy += take;
-		}
+		busy += chunk_visit(mm, &first, take && slots_left(mm), now);
 		pthread_mutex_unlock(&first.chunk->lock);
 	}
 }
