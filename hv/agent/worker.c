@@ -120,6 +120,8 @@ static void connection_lost(struct worker *w, int rc)
 	else if (w->welcomed)
 		log_warn("lost hvd (%s): the guest runs on as it is",
 			 strerror(-rc));
+	else if (w->mm)
+		log_debug("hvd is not back yet (%s)", strerror(-rc));
 	else
 		agent_unmanaged_say("no answer from hvd in %s: %s; will try "
 				    "again",
