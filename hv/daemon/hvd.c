@@ -100,6 +100,7 @@ static int tick_event(sd_event_source *source, uint64_t us, void *arg)
 	(void)us;
 	link_waiting_retry(hvd);
 	domains_tick(hvd);
+	vm_tick(hvd);
 	control_tick(hvd->control);
 	metrics_tick(hvd->metrics);
 	steer_look(hvd);

@@ -185,9 +185,7 @@ void vm_lose(struct vm *vm)
 		vm_destroy(vm);
 		return;
 	}
-	log_info("vm %s: connection closed, process %d still runs: its frames "
-		 "are kept",
-		 vm->name, (int)vm->pid);
+	vm->lost_told = false; /* most are gone before vm_tick says so */
 	if (vm->member)
 		domain_detach(vm->member);
 	balloon_destroy(vm->balloon);
@@ -195,6 +193,20 @@ void vm_lose(struct vm *vm)
 	control_vm_gone(vm->hvd, vm);
 	hvd_flush_soon(vm->hvd);
 	hvd_steer_soon(vm->hvd);
+}
+
+void vm_tick(struct hvd *hvd)
+{
+	struct vm *vm;
+
+	TAILQ_FOREACH (vm, &hvd->vms, entry) {
+		if (vm->link || vm->lost_told)
+			continue;
+		vm->lost_told = true;
+		log_info("vm %s: not connected, but process %d runs: its "
+			 "frames are kept",
+			 vm->name, (int)vm->pid);
+	}
 }
 
 /* ---- HELLO ----------------------------------------------------------------

@@ -36,6 +36,7 @@ struct vm {
 	/* Of a connection before this one; leaves when HAVE is complete. */
 	struct domain_member *member_old;
 	bool unheard;	/* may hold frames it has not named to us */
+	bool lost_told; /* the log has it */
 	bool unmanaged; /* let go at an administrator's wish */
 
 	uint64_t ram_pages, reservation_bytes, limit_bytes;
@@ -73,6 +74,8 @@ MUST_CHECK int vm_restore(struct hvd *hvd, const char *name, pid_t pid,
 			  uint64_t pid_start, struct trust *trust);
 /* Its socket is closed. The VM stays, lost, until its process is gone. */
 void vm_lose(struct vm *vm);
+/* Once a second: says which are lost. */
+void vm_tick(struct hvd *hvd);
 void vm_destroy(struct vm *vm);
 
 /* All its references are known: HAVE is complete, or it began anew. */
