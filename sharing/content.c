@@ -120,8 +120,20 @@ void content_waiter_remove(struct domain *dom, struct pending *p, uint32_t i)
 		(p->waiters - i) * sizeof(*p->waiter));
 }
 
+/* At the home of this page if that is to be had, else anywhere. */
+static int frame_alloc_home(struct domain *dom, uint64_t hash, place_t home,
+			    uint32_t *frame_out)
+{
+	struct domain_member *m = place_member(dom, home);
+
+	if (homes_frame(&m->homes, dom->frames, place_page(home), frame_out) ||
+	    frames_alloc_at(dom->frames, hash, *frame_out))
+		return frames_alloc(dom->frames, hash, frame_out);
+	return 0;
+}
+
 /* A frame, a record, and no page yet. */
-static int pending_create(struct domain *dom, uint64_t hash,
+static int pending_create(struct domain *dom, uint64_t hash, place_t home,
 			  struct pending **out)
 {
 	struct pending *p;
@@ -133,7 +145,7 @@ static int pending_create(struct domain *dom, uint64_t hash,
 	p = calloc(1, sizeof(*p));
 	if (!p)
 		return -ENOMEM;
-	rc = frames_alloc(dom->frames, hash, &p->frame);
+	rc = frame_alloc_home(dom, hash, home, &p->frame);
 	if (rc) {
 		free(p);
 		return rc;
@@ -371,10 +383,13 @@ static void pending_start(struct domain_member *m, const struct wire_offer *o,
 	struct domain *dom = m->dom;
 	struct domain_member *first = dom->member[candidate->slot];
 	struct index_value v = {.is_frame = true};
+	place_t one = place_of(first, candidate->page);
+	place_t two = place_of(m, o->page);
 	struct pending *p;
 	int rc;
 
-	rc = pending_create(dom, o->hash, &p);
+	/* The oldest member's order: one order for as many as possible. */
+	rc = pending_create(dom, o->hash, min_u64(one, two), &p);
 	if (rc == -ENOSPC)
 		dom->count.pool_full++;
 	else if (rc)
@@ -382,10 +397,10 @@ static void pending_start(struct domain_member *m, const struct wire_offer *o,
 	if (rc)
 		return;
 	v.frame = p->frame;
-	rc = waiter_add(dom, p, place_of(first, candidate->page));
+	rc = waiter_add(dom, p, one);
 	if (!rc)
 		rc = index_put(dom->index, o->hash, &v);
-	p->asked = place_of(m, o->page);
+	p->asked = two;
 	if (rc || !want_queue(m, p)) {
 		/* Without the index entry, so that the candidate is lost. */
 		dom->count.no_memory++;

@@ -8,6 +8,7 @@
 
 #include "sharing/domain.h"
 #include "sharing/holds.h"
+#include "sharing/homes.h"
 #include "sharing/index.h"
 
 #define PAGE_BITS 40
@@ -39,6 +40,7 @@ struct domain_member {
 	uint64_t ram_pages, claims;
 	uint32_t lies, odd, excuses;
 	struct holds holds;
+	struct homes homes;
 	struct batch grants, wants;
 };
 

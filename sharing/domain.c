@@ -291,6 +291,7 @@ int domain_join(struct domain *dom, void *cookie, uint64_t ram_pages,
 	m->cookie = cookie;
 	m->ram_pages = ram_pages;
 	holds_init(&m->holds);
+	homes_init(&m->homes);
 	dom->member[m->slot] = m;
 	dom->count.members++;
 	*out = m;
@@ -362,6 +363,7 @@ void domain_leave(struct domain_member *m)
 	domain_detach(m);
 	holds_walk(&m->holds, hold_drop_all, dom);
 	holds_fini(&m->holds);
+	homes_fini(&m->homes, dom->frames);
 	dom->member[m->slot] = NULL;
 	dom->count.members--;
 	free(m);
@@ -432,7 +434,8 @@ static uint64_t members_bytes(const struct domain *dom)
 	for (i = 0; i < dom->slots; i++)
 		if (dom->member[i])
 			bytes += sizeof(*dom->member[i]) +
-				 holds_bytes(&dom->member[i]->holds);
+				 holds_bytes(&dom->member[i]->holds) +
+				 homes_bytes(&dom->member[i]->homes);
 	return bytes;
 }
 

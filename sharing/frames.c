@@ -19,7 +19,8 @@
  * frames are consecutive costs an agent one mapping. The cursor goes on while
  * the next frame is free; else it looks for 64 free frames in a row, then
  * raises high, and picks up single holes only where holes are more than a
- * quarter of everything or the pool is at its end.
+ * quarter of everything or the pool is at its end. Blocks of 64 that are
+ * reserved (see homes.h) are passed over while there is anything else.
  *
  * Tables are one reservation of address space each, so they grow without
  * copying and never move.
@@ -56,6 +57,8 @@ struct frames {
 	uint32_t capacity, high, cursor;
 	struct frame *frame;
 	uint64_t *used, *stale;
+	uint64_t *reserved;	/* a bit a block */
+	uint64_t reserved_free; /* free frames below high in such blocks */
 	uint64_t live, pending, unknown, refs, stale_count, punched;
 	uint64_t freed; /* since a search for a run failed */
 };
@@ -73,6 +76,11 @@ static void bit_set(uint64_t *map, uint32_t i)
 static void bit_clear(uint64_t *map, uint32_t i)
 {
 	map[i / WORD_BITS] &= ~((uint64_t)1 << i % WORD_BITS);
+}
+
+static bool is_reserved(const struct frames *fr, uint32_t frame)
+{
+	return bit_get(fr->reserved, frame / WORD_BITS);
 }
 
 static size_t map_bytes(uint32_t capacity)
@@ -93,7 +101,7 @@ static int reserve(size_t bytes, void **out)
 
 static int tables_create(struct frames *fr)
 {
-	void *frame = NULL, *used = NULL, *stale = NULL;
+	void *frame = NULL, *used = NULL, *stale = NULL, *reserved = NULL;
 	int rc;
 
 	rc = reserve((size_t)fr->capacity * sizeof(*fr->frame), &frame);
@@ -105,11 +113,17 @@ static int tables_create(struct frames *fr)
 	rc = reserve(map_bytes(fr->capacity), &stale);
 	if (rc)
 		goto unmap_used;
+	rc = reserve(map_bytes(fr->capacity / WORD_BITS), &reserved);
+	if (rc)
+		goto unmap_stale;
 	fr->frame = frame;
 	fr->used = used;
 	fr->stale = stale;
+	fr->reserved = reserved;
 	return 0;
 
+unmap_stale:
+	munmap(stale, map_bytes(fr->capacity));
 unmap_used:
 	munmap(used, map_bytes(fr->capacity));
 unmap_frame:
@@ -263,6 +277,7 @@ void frames_destroy(struct frames *fr)
 		munmap(fr->frame, (size_t)fr->capacity * sizeof(*fr->frame));
 		munmap(fr->used, map_bytes(fr->capacity));
 		munmap(fr->stale, map_bytes(fr->capacity));
+		munmap(fr->reserved, map_bytes(fr->capacity / WORD_BITS));
 	}
 	if (fr->fd >= 0)
 		close(fr->fd);
@@ -305,7 +320,7 @@ static bool run_find(struct frames *fr, uint32_t *out)
 	for (n = 0; n < words && n < SCAN_WORDS; n++, w++) {
 		if (w >= words)
 			w = 0;
-		if (!fr->used[w]) {
+		if (!fr->used[w] && !bit_get(fr->reserved, w)) {
 			*out = w * WORD_BITS;
 			fr->freed = WORD_BITS; /* perhaps not the last */
 			return true;
@@ -314,8 +329,9 @@ static bool run_find(struct frames *fr, uint32_t *out)
 	return false;
 }
 
-/* Any free frame below high; there is one. */
-static uint32_t hole_find(const struct frames *fr)
+/* Any free frame below high; there is one, also outside reserved blocks if
+ * those are not wanted. */
+static uint32_t hole_find(const struct frames *fr, bool reserved_too)
 {
 	uint32_t words = (fr->high + WORD_BITS - 1) / WORD_BITS;
 	uint32_t w = fr->cursor / WORD_BITS, at;
@@ -323,7 +339,8 @@ static uint32_t hole_find(const struct frames *fr)
 	for (;; w++) {
 		if (w >= words)
 			w = 0;
-		if (!~fr->used[w])
+		if (!~fr->used[w] ||
+		    (!reserved_too && bit_get(fr->reserved, w)))
 			continue;
 		at = w * WORD_BITS + (uint32_t)__builtin_ctzll(~fr->used[w]);
 		if (at < fr->high)
@@ -333,20 +350,31 @@ static uint32_t hole_find(const struct frames *fr)
 
 static int frame_pick(struct frames *fr, uint32_t *out)
 {
-	uint64_t free_frames = holes(fr);
+	uint64_t free_frames = holes(fr) - fr->reserved_free;
 
-	if (fr->cursor < fr->high && !bit_get(fr->used, fr->cursor))
+	if (fr->cursor < fr->high && !bit_get(fr->used, fr->cursor) &&
+	    !is_reserved(fr, fr->cursor))
 		*out = fr->cursor;
 	else if (run_find(fr, out))
 		return 0;
 	else if (fr->high < fr->capacity &&
 		 (free_frames < HOLES_FEW || free_frames < fr->high / 4))
 		*out = fr->high++;
-	else if (free_frames)
-		*out = hole_find(fr);
+	else if (free_frames || holes(fr))
+		*out = hole_find(fr, !free_frames);
 	else
 		return -ENOSPC;
 	return 0;
+}
+
+static void frame_take(struct frames *fr, uint64_t hash, uint32_t at)
+{
+	bit_set(fr->used, at);
+	fr->reserved_free -= is_reserved(fr, at);
+	fr->frame[at] = (struct frame){.hash_low = (uint32_t)hash,
+				       .hash_high = (uint16_t)(hash >> 32),
+				       .state = FRAME_PENDING};
+	fr->pending++;
 }
 
 int frames_alloc(struct frames *fr, uint64_t hash, uint32_t *frame_out)
@@ -357,14 +385,63 @@ int frames_alloc(struct frames *fr, uint64_t hash, uint32_t *frame_out)
 	rc = frame_pick(fr, &at);
 	if (rc)
 		return rc;
-	bit_set(fr->used, at);
-	fr->frame[at] = (struct frame){.hash_low = (uint32_t)hash,
-				       .hash_high = (uint16_t)(hash >> 32),
-				       .state = FRAME_PENDING};
-	fr->pending++;
+	frame_take(fr, hash, at);
 	fr->cursor = at + 1 < fr->capacity ? at + 1 : 0;
 	*frame_out = at;
 	return 0;
+}
+
+int frames_alloc_at(struct frames *fr, uint64_t hash, uint32_t frame)
+{
+	if (frame >= fr->high || bit_get(fr->used, frame))
+		return -EBUSY;
+	frame_take(fr, hash, frame);
+	return 0;
+}
+
+/* Whole, free and nobody's; beyond high: there, but not begun. */
+static bool block_is_free(const struct frames *fr, uint32_t block)
+{
+	return (uint64_t)(block + 1) * WORD_BITS <= fr->capacity &&
+	       !fr->used[block] && !bit_get(fr->reserved, block);
+}
+
+static int block_find(struct frames *fr, uint32_t near, uint32_t *block_out)
+{
+	uint32_t top = (fr->high + WORD_BITS - 1) / WORD_BITS, at;
+
+	if (near <= top && block_is_free(fr, near))
+		*block_out = near;
+	else if (run_find(fr, &at))
+		*block_out = at / WORD_BITS;
+	else if (block_is_free(fr, top))
+		*block_out = top;
+	else
+		return -ENOSPC;
+	return 0;
+}
+
+int frames_block_reserve(struct frames *fr, uint32_t near, uint32_t *block_out)
+{
+	int rc = block_find(fr, near, block_out);
+	uint32_t end;
+
+	if (rc)
+		return rc;
+	end = (*block_out + 1) * WORD_BITS;
+	if (fr->high < end)
+		fr->high = end;
+	bit_set(fr->reserved, *block_out);
+	fr->reserved_free += WORD_BITS;
+	return 0;
+}
+
+void frames_block_release(struct frames *fr, uint32_t block)
+{
+	bit_clear(fr->reserved, block);
+	fr->reserved_free -=
+		WORD_BITS - (unsigned)__builtin_popcountll(fr->used[block]);
+	fr->freed += WORD_BITS; /* worth a search again */
 }
 
 static void stale_clear(struct frames *fr, uint32_t frame)
@@ -427,6 +504,7 @@ static void frame_release(struct frames *fr, uint32_t frame, bool had_content)
 {
 	fr->frame[frame] = (struct frame){.state = FRAME_FREE};
 	bit_clear(fr->used, frame);
+	fr->reserved_free += is_reserved(fr, frame);
 	fr->freed++;
 	if (had_content && !bit_get(fr->stale, frame)) {
 		bit_set(fr->stale, frame);

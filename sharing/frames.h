@@ -46,6 +46,20 @@ void frames_identity(const struct frames *fr, dev_t *dev_out, ino_t *ino_out);
  * they can. -ENOSPC: the pool is full. */
 MUST_CHECK int frames_alloc(struct frames *fr, uint64_t hash,
 			    uint32_t *frame_out);
+/* This free frame becomes pending. -EBUSY: it is not free. */
+MUST_CHECK int frames_alloc_at(struct frames *fr, uint64_t hash,
+			       uint32_t frame);
+
+/*
+ * A block is 64 consecutive frames, from block * 64 on. A reserved one is given
+ * out by frames_alloc_at, and by frames_alloc only where nothing else is left.
+ * near: the block to reserve if it is free. -ENOSPC: no block is free.
+ */
+MUST_CHECK int frames_block_reserve(struct frames *fr, uint32_t near,
+				    uint32_t *block_out);
+/* Frames of it that are in use stay as they are. */
+void frames_block_release(struct frames *fr, uint32_t block);
+
 /* Writes a pending frame, which becomes live with refs references. */
 MUST_CHECK int frames_write(struct frames *fr, uint32_t frame, const void *page,
 			    uint32_t refs);

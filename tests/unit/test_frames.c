@@ -73,6 +73,37 @@ START_TEST(freed_runs_are_used_as_runs)
 }
 END_TEST
 
+START_TEST(reserved_blocks_keep_their_numbers)
+{
+	struct frames *fr;
+	uint32_t a, b, f;
+
+	ck_assert_int_eq(frames_create("t", 256, &fr), 0);
+	ck_assert_int_eq(frames_block_reserve(fr, 0, &a), 0);
+	ck_assert_int_eq(frames_block_reserve(fr, a + 1, &b), 0);
+	ck_assert_uint_eq(b, a + 1);
+	ck_assert_int_eq(frames_alloc_at(fr, 1, a * 64 + 5), 0);
+	ck_assert_int_eq(frames_alloc_at(fr, 1, a * 64 + 5), -EBUSY);
+	/* Others go elsewhere while there is an elsewhere ... */
+	for (int i = 0; i < 128; i++) {
+		ck_assert_int_eq(frames_alloc(fr, 2, &f), 0);
+		ck_assert_uint_ge(f, 128);
+	}
+	ck_assert_int_eq(frames_block_reserve(fr, 0, &f), -ENOSPC);
+	/* ... and nothing stays unused in the end. */
+	for (int i = 0; i < 127; i++) {
+		ck_assert_int_eq(frames_alloc(fr, 3, &f), 0);
+		ck_assert_uint_lt(f, 128);
+	}
+	ck_assert_int_eq(frames_alloc(fr, 3, &f), -ENOSPC);
+	frames_block_release(fr, a);
+	frames_free(fr, a * 64 + 7);
+	ck_assert_int_eq(frames_alloc(fr, 4, &f), 0);
+	ck_assert_uint_eq(f, a * 64 + 7);
+	frames_destroy(fr);
+}
+END_TEST
+
 START_TEST(references_decide_life)
 {
 	struct frames_stats fs;
@@ -285,6 +316,7 @@ int main(void)
 	tcase_set_timeout(tc, 30);
 	tcase_add_test(tc, frames_come_in_sequence);
 	tcase_add_test(tc, freed_runs_are_used_as_runs);
+	tcase_add_test(tc, reserved_blocks_keep_their_numbers);
 	tcase_add_test(tc, references_decide_life);
 	tcase_add_test(tc, agents_can_read_and_not_write);
 	tcase_add_test(tc, dead_frames_give_memory_back);
