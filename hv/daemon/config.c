@@ -257,7 +257,7 @@ void config_default(struct config *config)
 		.group = "tidepool",
 		.raise_map_count = true,
 		.share = SHARE_ALWAYS,
-		.scan_ms = 10000,
+		.scan_ms = 20000,
 		.cow_permille = 50,
 		.cow_max_bytes = (uint64_t)4 << 30,
 		.tax_percent = 75,
