@@ -193,6 +193,12 @@ MUST_CHECK int fault_threads_start(struct mm *mm, unsigned n);
 void fault_threads_stop(struct mm *mm);
 
 /*
+ * UFFDIO_COPY of whole pages, until they are there: waits for memory if it
+ * must. 0, -EEXIST, or the mapping is gone (-ENOENT, -ESRCH, -EINVAL).
+ */
+int fault_copy_in(struct mm *mm, void *to, const void *from, size_t bytes);
+
+/*
  * Brings the page back into the guest, whatever its state. Chunk locked. buf:
  * one page, the caller's. 0, or why it could not.
  */

@@ -72,19 +72,28 @@ static void rest(uint64_t ns)
 	nanosleep(&ts, NULL);
 }
 
-static int copy_in(struct mm *mm, const struct spot *s, const uint8_t *buf)
+int fault_copy_in(struct mm *mm, void *to, const void *from, size_t bytes)
 {
-	void *to = hva_ptr(spot_hva(s));
 	size_t done;
 	int rc;
 
 	for (;;) {
-		rc = mm->host->uffd_copy(mm->uffd, to, buf, PAGE_BYTES, &done);
+		rc = mm->host->uffd_copy(mm->uffd, to, from, bytes, &done);
+		to = (uint8_t *)to + done;
+		from = (const uint8_t *)from + done;
+		bytes -= done;
+		if (!bytes)
+			return 0;
 		if (rc == -ENOMEM)
 			rest(NO_MEMORY_REST_NS);
-		else if (rc != -EAGAIN)
+		else if (rc != -EAGAIN && !done)
 			return rc;
 	}
+}
+
+static int copy_in(struct mm *mm, const struct spot *s, const uint8_t *buf)
+{
+	return fault_copy_in(mm, hva_ptr(spot_hva(s)), buf, PAGE_BYTES);
 }
 
 static int zero_in(struct mm *mm, const struct spot *s)

@@ -201,18 +201,24 @@ static void compress_held(struct mm *mm, const struct spot *s,
 		fault_bring_back(mm, s, buf);
 }
 
-/* The trial is over: compress what nobody wanted. Chunk locked. */
+/*
+ * The trial is over: compress what nobody wanted. A page that can neither be
+ * stored nor put back keeps the slot until it can. Chunk locked.
+ */
 static void trial_end(struct mm *mm, struct spot *first)
 {
 	const uint8_t *slot = slot_ptr(mm, first);
+	bool empty = true;
 
 	for (size_t i = 0; i < CHUNK_PAGES; i++) {
 		struct spot s = spot_at(first, first->page + i);
 
 		if (page_state(spot_word(&s)) == PAGE_HELD)
 			compress_held(mm, &s, slot + i * PAGE_BYTES);
+		empty &= page_state(spot_word(&s)) != PAGE_HELD;
 	}
-	reclaim_slot_put(mm, first);
+	if (empty)
+		reclaim_slot_put(mm, first);
 }
 
 /* Without MOVE: compressed where it lies, write-protected. */

@@ -157,21 +157,6 @@ static int move_back(struct mm *mm, void *to, void *from, size_t bytes)
 	return bytes ? rc : 0;
 }
 
-/* The way back of last resort: a copy instead of the page itself. */
-static int copy_back(struct mm *mm, void *to, const void *from, size_t bytes)
-{
-	size_t done;
-	int rc;
-
-	do {
-		rc = mm->host->uffd_copy(mm->uffd, to, from, bytes, &done);
-		to = (uint8_t *)to + done;
-		from = (const uint8_t *)from + done;
-		bytes -= done;
-	} while (bytes && rc == -EAGAIN);
-	return bytes ? rc : 0;
-}
-
 int take_return(struct take *t, size_t i, size_t n)
 {
 	struct mm *mm = t->mm;
@@ -188,8 +173,8 @@ int take_return(struct take *t, size_t i, size_t n)
 		rc = move_back(mm, (uint8_t *)to + at, (uint8_t *)from + at,
 			       PAGE_BYTES);
 		if (rc < 0 && rc != -EEXIST)
-			rc = copy_back(mm, (uint8_t *)to + at,
-				       (uint8_t *)from + at, PAGE_BYTES);
+			rc = fault_copy_in(mm, (uint8_t *)to + at,
+					   (uint8_t *)from + at, PAGE_BYTES);
 		if (rc == -EEXIST)
 			rc = 0; /* an earlier try got this page across */
 	}
