@@ -172,11 +172,12 @@ int take_return(struct take *t, size_t i, size_t n)
 			return 0;
 		rc = move_back(mm, (uint8_t *)to + at, (uint8_t *)from + at,
 			       PAGE_BYTES);
-		if (rc < 0 && rc != -EEXIST)
+		/* Not on the bench any more: an earlier try got it across. */
+		if (rc == -ENOENT || rc == -EEXIST)
+			rc = 0;
+		if (rc < 0)
 			rc = fault_copy_in(mm, (uint8_t *)to + at,
 					   (uint8_t *)from + at, PAGE_BYTES);
-		if (rc == -EEXIST)
-			rc = 0; /* an earlier try got this page across */
 	}
 	if (rc < 0)
 		log_error("page at %p cannot be put back (%d): its reader "
