@@ -19,9 +19,12 @@
 # Output goes to build/check/KIND/PROGRAM.log. libcheck's "Checks:" lines are
 # summed; a program without any counts as one. Exit code 77 is a skip, which
 # fails unless tests/rig/allowed-skips.txt knows its name: nothing goes untested
-# in silence. Jobs run two at a time (guests alone: they are timed), each under
-# timeout(1), which puts it into a process group of its own; that is what is
-# ended on Ctrl-C.
+# in silence. A test learns where it runs from TEST_SLOW=1 (emulated: do less,
+# assert no rates) and TEST_SAN=asan|tsan.
+#
+# Jobs run two at a time (guests alone: they are timed), each under timeout(1),
+# which puts it into a process group of its own; that is what is ended on
+# Ctrl-C.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 unset MAKEFLAGS MAKELEVEL MAKEOVERRIDES
@@ -234,6 +237,7 @@ run_unit() { # unit|asan|tsan
 		job "$kind/$name" 300 env CK_TIMEOUT_MULTIPLIER=$slow \
 			TEST_SAN="${kind#unit}" \
 			UBSAN_OPTIONS=print_stacktrace=1 \
+			TSAN_OPTIONS="suppressions=$PWD/tests/rig/tsan.supp" \
 			"${prefix[@]}" "$dir/$name"
 	done
 }
