@@ -542,7 +542,12 @@ static bool paths_find(void)
 		return false;
 	self[n] = '\0';
 	strcpy(here, self);
-	snprintf(agent, sizeof(agent), "%s/../libhvagent.so", dirname(here));
+	dirname(here);
+	snprintf(agent, sizeof(agent), "%s/../libhvagent.so", here);
+	if (!access(agent, R_OK))
+		return true;
+	/* Built with a sanitizer, and the library only without. */
+	snprintf(agent, sizeof(agent), "%s/../../libhvagent.so", here);
 	return !access(agent, R_OK);
 }
 

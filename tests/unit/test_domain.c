@@ -789,7 +789,7 @@ int main(void)
 	SRunner *sr;
 	int failed;
 
-	tcase_set_timeout(tc, 60);
+	tcase_set_timeout(tc, 240);
 	tcase_add_test(tc, equal_pages_of_two_vms_are_shared);
 	tcase_add_test(tc, equal_pages_of_one_vm_are_shared);
 	tcase_add_test(tc, a_page_that_left_is_forgotten);

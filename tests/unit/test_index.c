@@ -254,7 +254,7 @@ int main(void)
 	SRunner *sr;
 	int failed;
 
-	tcase_set_timeout(tc, 30);
+	tcase_set_timeout(tc, 240);
 	tcase_add_loop_test(tc, index_behaves_as_an_array, 0, 2);
 	tcase_add_test(tc, index_extreme_values_survive);
 	tcase_add_test(tc, index_forgets_a_member_and_no_other);

@@ -407,7 +407,7 @@ static int release_refused(void *addr, size_t bytes)
 START_TEST(memory_the_kernel_will_not_take_is_used_again)
 {
 	struct memory_ops ops = memory_real;
-	uint64_t most;
+	uint64_t most = 0;
 
 	ops.release = release_refused;
 	start(OWNERS, 0);

@@ -259,7 +259,12 @@ END_TEST
 #define WRITERS	     2
 #define STRESS_PAGES (2 * CHUNK_PAGES)
 
-#define FAULTS_NS ((uint64_t)15000000000)
+/* How much is enough; a slow machine gets the time it needs for that. */
+#define STRESS_TAKES   ((uint64_t)200000)
+#define STRESS_MERGES  ((uint64_t)20)
+#define STRESS_NS      ((uint64_t)4000000000)
+#define STRESS_MOST_NS ((uint64_t)120000000000)
+#define FAULTS_NS      ((uint64_t)15000000000)
 
 static _Atomic bool stress_stop;
 
@@ -299,18 +304,31 @@ static void stress_share(struct rng *rng)
 	machine_share(page, (uint32_t)page, 8);
 }
 
+/* At least four seconds natively; then at least some takes and merges. */
+static bool stress_is_enough(void)
+{
+	static uint64_t since;
+	struct mm_stats st = machine_stats();
+
+	if (!since)
+		since = host_real.now_ns();
+	return st.merged_pages >= STRESS_MERGES &&
+	       (st.takes >= STRESS_TAKES ||
+		(st.takes >= STRESS_TAKES / 200 &&
+		 host_real.now_ns() - since >= STRESS_NS));
+}
+
 START_TEST(no_write_is_lost_while_pages_are_taken)
 {
 	pthread_t id[WRITERS];
 	struct rng rng;
-	uint64_t until;
+	uint64_t until = host_real.now_ns() + STRESS_MOST_NS;
 
 	rng_start(&rng, "no_write_is_lost");
 	stress_stop = false;
 	for (size_t i = 0; i < WRITERS; i++)
 		pthread_create(&id[i], NULL, stress_writer, (void *)i);
-	until = host_real.now_ns() + 4000000000;
-	while (host_real.now_ns() < until) {
+	while (host_real.now_ns() < until && !stress_is_enough()) {
 		struct mm_target target = {.resident_bytes = 1,
 					   .compress = true};
 
@@ -329,8 +347,7 @@ START_TEST(no_write_is_lost_while_pages_are_taken)
 		pthread_join(id[i], &wrong);
 		ck_assert_uint_eq((uint64_t)wrong, 0);
 	}
-	ck_assert_uint_gt(machine_stats().takes, 1000);
-	ck_assert_uint_gt(machine_stats().merged_pages, 10);
+	ck_assert(stress_is_enough());
 	ck_assert_int_eq(mm_check(machine.mm), 0);
 }
 END_TEST
@@ -497,6 +514,15 @@ START_TEST(swap_file_takes_the_coldest_and_gives_them_back)
 	machine_teardown();
 }
 END_TEST
+
+/* The guest's own accesses race with ours by design: that is what is tested. */
+__attribute__((visibility("default"))) const char *
+__tsan_default_suppressions(void);
+
+const char *__tsan_default_suppressions(void)
+{
+	return "race:stress_writer\n";
+}
 
 static TCase *promises(const char *name, void (*start)(void))
 {
