@@ -336,8 +336,8 @@ static uint64_t flush_one(struct call *call, struct vm *vm, uint64_t bytes,
 
 static int flush_call(struct call *call)
 {
-	uint64_t bytes, left, n;
-	struct vm *only, *vm;
+	uint64_t bytes = 0, left, n;
+	struct vm *only = NULL, *vm;
 	double below = 1e300;
 	bool dry;
 	int rc = dry_param(call, &dry);
@@ -372,7 +372,7 @@ static int simple_command(struct call *call, uint32_t op,
 					const struct command_answer *, size_t))
 {
 	struct wire_command command = {.op = op};
-	struct vm *vm;
+	struct vm *vm = NULL;
 	bool dry;
 	int rc = dry_param(call, &dry);
 
@@ -585,7 +585,7 @@ static int set_call(struct call *call)
 	struct wish old, new;
 	bool dry, agents;
 	json_t *result;
-	struct vm *vm;
+	struct vm *vm = NULL;
 	size_t i;
 	int rc = dry_param(call, &dry);
 
@@ -643,7 +643,8 @@ static int pressure_call(struct call *call)
 
 static int budget_call(struct call *call)
 {
-	uint64_t *budget = &call->hvd->config.budget_bytes, was = *budget, now;
+	uint64_t *budget = &call->hvd->config.budget_bytes;
+	uint64_t was = *budget, now = 0;
 	bool dry;
 	int rc = dry_param(call, &dry);
 
