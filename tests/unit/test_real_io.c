@@ -226,15 +226,6 @@ START_TEST(device_range_is_restored_and_left_alone)
 }
 END_TEST
 
-/* The guest's own accesses race with ours by design: that is what is tested. */
-__attribute__((visibility("default"))) const char *
-__tsan_default_suppressions(void);
-
-const char *__tsan_default_suppressions(void)
-{
-	return "race:reader\n";
-}
-
 static TCase *promises(const char *name, void (*start)(void))
 {
 	TCase *tc = tcase_create(name);

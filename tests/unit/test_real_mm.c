@@ -308,8 +308,9 @@ static void stress_share(struct rng *rng)
 static bool stress_is_enough(void)
 {
 	static uint64_t since;
-	struct mm_stats st = machine_stats();
+	struct mm_stats st;
 
+	mm_stats(machine.mm, &st);
 	if (!since)
 		since = host_real.now_ns();
 	return st.merged_pages >= STRESS_MERGES &&
@@ -514,15 +515,6 @@ START_TEST(swap_file_takes_the_coldest_and_gives_them_back)
 	machine_teardown();
 }
 END_TEST
-
-/* The guest's own accesses race with ours by design: that is what is tested. */
-__attribute__((visibility("default"))) const char *
-__tsan_default_suppressions(void);
-
-const char *__tsan_default_suppressions(void)
-{
-	return "race:stress_writer\n";
-}
 
 static TCase *promises(const char *name, void (*start)(void))
 {
