@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <liburing.h>
 #include <linux/aio_abi.h>
+#include <linux/kvm.h>
 #include <linux/vfio.h>
 #include <pthread.h>
 #include <signal.h>
@@ -496,6 +497,25 @@ static void small(void)
 	CHECK(task_count() == 1);
 }
 
+/* Guest RAM that only KVM is told of, as VMMs other than QEMU do. */
+static void slot(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	int vm = kvm < 0 ? -1 : ioctl(kvm, KVM_CREATE_VM, 0);
+	struct kvm_userspace_memory_region region = {
+		.memory_size = (uint64_t)VMM_MIB << 20};
+
+	ram_map(MAP_PRIVATE);
+	region.userspace_addr = (uintptr_t)ram;
+	CHECK(!madvise(ram, (size_t)VMM_MIB << 20, MADV_DONTFORK));
+	CHECK(vm >= 0 && !ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region));
+	fill();
+	wait_for_line("ready\n");
+	verify();
+	discard(0, 9000);
+	verify();
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -512,6 +532,8 @@ int vmm_main(const char *scenario)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (!strcmp(scenario, "small"))
 		small();
+	else if (!strcmp(scenario, "slot"))
+		slot();
 	else if (!strcmp(scenario, "shared"))
 		with_ram(MAP_SHARED, true);
 	else if (!strcmp(scenario, "forked"))

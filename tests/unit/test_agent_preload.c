@@ -234,6 +234,17 @@ START_TEST(memory_is_right_while_shared)
 }
 END_TEST
 
+START_TEST(kvm_slot_shows_guest_ram)
+{
+	struct vmm v = vmm_start("slot");
+
+	vmm_waits(&v, "ready");
+	vmm_merges();
+	vmm_go(&v);
+	vmm_ends_well(&v);
+}
+END_TEST
+
 START_TEST(discarded_pages_give_their_frames_back)
 {
 	struct vmm v = vmm_start("discard");
@@ -511,6 +522,10 @@ static Suite *suite_make(void)
 	tcase_add_checked_fixture(with, hvd_make, hvd_remove);
 	tcase_set_timeout(with, 120);
 	tcase_add_loop_test(with, memory_is_right_while_shared, 0, all);
+	if (!access("/dev/kvm", R_OK | W_OK))
+		tcase_add_test(with, kvm_slot_shows_guest_ram);
+	else
+		puts("no /dev/kvm: kvm_slot_shows_guest_ram is left out");
 	tcase_add_test(with, discarded_pages_give_their_frames_back);
 	tcase_add_test(with, hvd_restarts_and_references_stay_exact);
 	tcase_add_test(with, garbage_ends_the_connection_not_the_vm);
