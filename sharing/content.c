@@ -367,6 +367,7 @@ void content_pass_on(struct domain *dom, struct pending *p)
 	content_waiter_remove(dom, p, 0);
 	m = place_member(dom, p->asked);
 	m->claims++;
+	p->gathering = false;
 	pending_unlink(dom, p);
 	pending_link(dom, p);
 	if (!want_queue(m, p)) {
@@ -396,12 +397,13 @@ static void pending_start(struct domain_member *m, const struct wire_offer *o,
 		dom->count.no_memory++;
 	if (rc)
 		return;
+	p->gathering = dom->gather_ns != 0;
 	v.frame = p->frame;
 	rc = waiter_add(dom, p, one);
 	if (!rc)
 		rc = index_put(dom->index, o->hash, &v);
 	p->asked = two;
-	if (rc || !want_queue(m, p)) {
+	if (rc || (!p->gathering && !want_queue(m, p))) {
 		/* Without the index entry, so that the candidate is lost. */
 		dom->count.no_memory++;
 		first->claims--;
@@ -410,6 +412,61 @@ static void pending_start(struct domain_member *m, const struct wire_offer *o,
 	}
 	m->claims++;
 	first->claims--; /* the candidate; as a waiter it was counted above */
+}
+
+/* Who offers it is known now: its frame moves to the oldest member's home. */
+static void pending_rehome(struct domain *dom, struct pending *p)
+{
+	uint64_t hash = frames_hash(dom->frames, p->frame);
+	struct index_value v = {.is_frame = true};
+	place_t home = p->asked;
+	uint32_t i;
+
+	for (i = 0; i < p->waiters; i++)
+		home = min_u64(home, p->waiter[i]);
+	if (homes_frame(&place_member(dom, home)->homes, dom->frames,
+			place_page(home), &v.frame) ||
+	    v.frame == p->frame || frames_alloc_at(dom->frames, hash, v.frame))
+		return;
+	if (index_put(dom->index, hash, &v)) {
+		frames_free(dom->frames, v.frame);
+		return;
+	}
+	frames_word_set(dom->frames, v.frame,
+			frames_word(dom->frames, p->frame));
+	frames_free(dom->frames, p->frame);
+	p->frame = v.frame;
+}
+
+static void gathered_ask(struct domain *dom, struct pending *p)
+{
+	struct domain_member *m = place_member(dom, p->asked);
+
+	p->gathering = false;
+	pending_rehome(dom, p);
+	pending_unlink(dom, p);
+	pending_link(dom, p);
+	if (!want_queue(m, p)) {
+		m->claims--;
+		pending_abandon(dom, p);
+		dom->count.no_memory++;
+	}
+}
+
+void content_gathered_ask(struct domain *dom, size_t most)
+{
+	struct pending *p, *next;
+
+	dom->gathered_ns = dom->now_ns;
+	for (p = dom->oldest; p && most; p = next) {
+		if (dom->now_ns - p->since_ns < dom->gather_ns)
+			break;
+		next = p->newer;
+		if (p->gathering) {
+			gathered_ask(dom, p);
+			most--;
+		}
+	}
 }
 
 static bool claim_allowed(struct domain_member *m)

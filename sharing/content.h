@@ -21,6 +21,7 @@ struct pending {
 	place_t *waiter;
 	uint32_t waiters, room;
 	uint32_t frame;
+	bool gathering; /* nobody is asked yet: others may offer it too */
 	uint64_t since_ns;
 	struct pending *older, *newer;
 };
@@ -50,6 +51,8 @@ struct domain {
 	struct frames *frames;
 	domain_send_fn *send;
 	uint64_t now_ns;	       /* of the call under way */
+	uint64_t gather_ns;	       /* see domain_gather_set */
+	uint64_t gathered_ns;	       /* when the last look for these was */
 	struct domain_member **member; /* by slot; NULL: free */
 	uint32_t slots;
 	struct domain_member *dirty;
@@ -92,6 +95,8 @@ struct pending *content_asked_find(const struct domain_member *m,
 				   const struct wire_want *want);
 /* The page asked for will not come: asks for the next, if two are left. */
 void content_pass_on(struct domain *dom, struct pending *p);
+/* Asks for contents that have gathered for long enough, up to `most`. */
+void content_gathered_ask(struct domain *dom, size_t most);
 /* It came, and is right. p ends. */
 void content_fulfil(struct domain *dom, struct pending *p, const void *page);
 void content_waiter_remove(struct domain *dom, struct pending *p, uint32_t i);

@@ -39,8 +39,10 @@
 #include <string.h>
 
 #define WANT_PATIENCE_NS (UINT64_C(10) * 1000000000)
-#define LIES_MAX	 16  /* contents that are not of their hash */
-#define ODD_MAX		 256 /* messages about things that are not so */
+#define GATHER_LOOK_NS	 100000000 /* between two looks for gathered contents */
+#define GATHER_MOST	 8192	   /* asked for at once */
+#define LIES_MAX	 16	   /* contents that are not of their hash */
+#define ODD_MAX		 256	   /* messages about things that are not so */
 
 static int offer_message(struct domain_member *m, const struct wire_head *msg)
 {
@@ -218,6 +220,8 @@ void domain_flush(struct domain *dom)
 {
 	struct domain_member *m;
 
+	if (dom->gather_ns && dom->now_ns - dom->gathered_ns > GATHER_LOOK_NS)
+		content_gathered_ask(dom, GATHER_MOST);
 	while (dom->dirty) {
 		m = dom->dirty;
 		dom->dirty = m->dirty_next;
@@ -225,6 +229,11 @@ void domain_flush(struct domain *dom)
 		content_grants_send(m);
 		content_wants_send(m);
 	}
+}
+
+void domain_gather_set(struct domain *dom, uint64_t ns)
+{
+	dom->gather_ns = ns;
 }
 
 bool domain_is_dirty(const struct domain *dom)
@@ -235,6 +244,7 @@ bool domain_is_dirty(const struct domain *dom)
 void domain_tick(struct domain *dom, uint64_t now_ns)
 {
 	dom->now_ns = now_ns;
+	content_gathered_ask(dom, SIZE_MAX);
 	while (dom->oldest && now_ns > dom->oldest->since_ns &&
 	       now_ns - dom->oldest->since_ns > WANT_PATIENCE_NS) {
 		dom->count.want_timeouts++;

@@ -85,6 +85,14 @@ void domain_ram_set(struct domain_member *member, uint64_t ram_pages);
  */
 MUST_CHECK int domain_message(struct domain_member *member,
 			      const struct wire_head *msg, uint64_t now_ns);
+/*
+ * So long others may offer a content after the second page that has it, before
+ * anybody is asked for it: then its frame lies where the oldest of them has it,
+ * and members that scan at once do not mix the order of frames. 0: no wait (the
+ * default). Shorter than the patience with an agent that was asked (10 s).
+ */
+void domain_gather_set(struct domain *dom, uint64_t ns);
+
 /* Sends what has gathered. Call when no more messages wait to be read. */
 void domain_flush(struct domain *dom);
 bool domain_is_dirty(const struct domain *dom);

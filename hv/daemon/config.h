@@ -31,6 +31,7 @@ struct config {
 	uint64_t pool_bytes; /* most of a domain; 0: the host's memory */
 	enum share_mode share;
 	uint32_t scan_ms;
+	uint32_t gather_ms; /* see domain_gather_set */
 	uint32_t cow_permille; /* of shared references kept free */
 	uint64_t cow_max_bytes;
 

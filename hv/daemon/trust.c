@@ -40,6 +40,14 @@ static int random_fill(void *buf, size_t bytes)
 	return getrandom(buf, bytes, 0) == (ssize_t)bytes ? 0 : -EIO;
 }
 
+/* Well below the patience with an agent that was asked for a content. */
+#define GATHER_MOST_MS 8000
+
+static uint64_t gather_ns(const struct trust *trust)
+{
+	return min_u64(trust->hvd->config.gather_ms, GATHER_MOST_MS) * 1000000;
+}
+
 static int domain_make(struct trust *trust, struct frames *frames)
 {
 	uint64_t seed;
@@ -51,8 +59,11 @@ static int domain_make(struct trust *trust, struct frames *frames)
 		return rc;
 	}
 	frames_identity(frames, &trust->dev, &trust->ino);
-	return domain_create(trust->secret, seed, frames, link_send_to_vm,
-			     &trust->domain);
+	rc = domain_create(trust->secret, seed, frames, link_send_to_vm,
+			   &trust->domain);
+	if (!rc)
+		domain_gather_set(trust->domain, gather_ns(trust));
+	return rc;
 }
 
 static uint32_t pool_frames(const struct trust *trust)

@@ -26,6 +26,7 @@ struct look {
 	uint64_t pagemap[CHUNK_PAGES];
 };
 
+#define REOFFER_SCANS 16
 #define HASH_ZERO                                                              \
 	((uint64_t)1 << 47 | 1) /* stands for "all zero" in a word             \
 				 */
@@ -63,6 +64,13 @@ static void reconcile(struct look *l, const struct spot *s, uint64_t entry)
 	}
 }
 
+/* hvd is told of a hash once, and again now and then: it may have dropped the
+ * offer or its grant. */
+static bool is_due(uint64_t told, uint64_t hash, unsigned age)
+{
+	return told != hash || (age && age % REOFFER_SCANS == 0);
+}
+
 /* Returns the new word. */
 static uint64_t look_at(struct look *l, const struct spot *s)
 {
@@ -80,7 +88,7 @@ static uint64_t look_at(struct look *l, const struct spot *s)
 		l->changed += was != 0;
 		age = 0;
 	}
-	if (!zero && (age || l->hint) && told != hash &&
+	if (!zero && (age || l->hint) && is_due(told, hash, age) &&
 	    chunk_may_break(l->mm, s->chunk)) {
 		if (l->ops->seen(l->ops->arg, range_gfn(s->range, s->page),
 				 hash, told, age))

@@ -64,6 +64,19 @@ static int unix_connect(const struct daemon *d, const char *name, int type)
 	return fd;
 }
 
+/* Unless a test brings its own settings: contents are asked for at once. */
+static const char *config_write(const struct daemon *d)
+{
+	static char path[sizeof(d->dir) + 16];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s/test.conf", d->dir);
+	file = fopen(path, "w");
+	if (!file || fputs("[share]\ngather = 0s\n", file) < 0 || fclose(file))
+		_exit(126);
+	return path;
+}
+
 static void daemon_run(struct daemon *d, const char *option, const char *value)
 {
 	unsigned waited;
@@ -75,6 +88,10 @@ static void daemon_run(struct daemon *d, const char *option, const char *value)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		fd = open(d->log, O_WRONLY | O_CREAT | O_APPEND, 0600);
 		dup2(fd, STDERR_FILENO);
+		if (!option) {
+			option = "--config";
+			value = config_write(d);
+		}
 		execl(d->hvd, "hvd", "--run-dir", d->dir, "-v", option, value,
 		      (char *)NULL);
 		_exit(127);

@@ -730,6 +730,37 @@ static void contents_check(void)
 		}
 }
 
+/* 1 and 2 are first, in disorder; the frames still lie as 0 has its pages. */
+START_TEST(gathered_contents_lie_as_the_oldest_has_them)
+{
+	static const uint32_t order[] = {3, 0, 2, 1};
+	size_t i;
+
+	start(1000);
+	domain_gather_set(dom, SECOND);
+	for (i = 0; i < 4; i++) {
+		offer(&agent[1], 50 + order[i], hash_of(order[i] + 1), 0);
+		offer(&agent[2], 70 + i, hash_of(order[i] + 1), 0);
+	}
+	for (i = 0; i < 4; i++)
+		offer(&agent[0], 128 + i, hash_of((uint32_t)i + 1), 0);
+	ck_assert_uint_eq(agent[2].wants, 0);
+	domain_tick(dom, 3 * SECOND);
+	ck_assert_uint_eq(agent[2].wants, 4);
+	for (i = 0; i < 4; i++)
+		ck_assert_int_eq(
+			publish(&agent[2], &agent[2].want[i], order[i] + 1), 0);
+	ck_assert_uint_eq(agent[0].grants, 4);
+	for (i = 0; i < 4; i++)
+		ck_assert_uint_eq(agent[0].grant[i].frame -
+					  (uint32_t)agent[0].grant[i].page,
+				  agent[0].grant[0].frame -
+					  (uint32_t)agent[0].grant[0].page);
+	ck_assert_uint_eq(stats().saved_pages, 8);
+	stop();
+}
+END_TEST
+
 START_TEST(no_page_ever_reads_wrong)
 {
 	struct agent *a;
@@ -775,6 +806,8 @@ START_TEST(no_page_ever_reads_wrong)
 		}
 		if (step % 500 == 0)
 			contents_check();
+		if (step == 30000)
+			domain_gather_set(dom, 2 * SECOND);
 	}
 	contents_check();
 	ck_assert_uint_gt(stats().publishes, 40);
@@ -808,6 +841,7 @@ int main(void)
 	tcase_add_test(tc, death_returns_everything);
 	tcase_add_test(tc, a_lost_vm_keeps_its_frames);
 	tcase_add_test(tc, a_pool_taken_over_is_shared_again);
+	tcase_add_test(tc, gathered_contents_lie_as_the_oldest_has_them);
 	tcase_add_test(tc, no_page_ever_reads_wrong);
 	suite_add_tcase(s, tc);
 	sr = srunner_create(s);
