@@ -151,11 +151,11 @@ def compression(job):
     def settled(sample, _second):
         last.append(sample.total("private_pages") * PAGE
                     + sample.store_bytes())
-        recent = last[-10:]
-        return (len(last) > job.seconds(20, 10) and
+        recent = last[-20:]
+        return (len(last) > job.seconds(60, 10) and
                 max(recent) - min(recent) < 0.01 * budget)
 
-    watch(job, "compression", job.seconds(60, 30), settled)
+    watch(job, "compression", job.seconds(150, 30), settled)
     start = time.monotonic()
     first = job.control.sample()
     cpu = our_cpu(job)

@@ -27,13 +27,13 @@
 #define NS_PER_S	((uint64_t)1000000000)
 #define AGE_COLD	3 /* scans */
 #define AGE_COLD_MAX	12
-#define TRIAL_MIN_NS	(8 * NS_PER_S)
+#define TRIAL_MIN_NS	(16 * NS_PER_S)
 #define TRIAL_MAX_NS	(64 * NS_PER_S)
 #define IDLE_REST_NS	NS_PER_S
 #define BUSY_REST_NS	(NS_PER_S / 50)
 #define BRAKE_REST_NS	(20 * NS_PER_S)
 #define RATE_SECONDS	((uint64_t)20)
-#define CHUNKS_AT_ONCE	16 /* on trial, to begin with */
+#define CHUNKS_AT_ONCE	48 /* on trial, to begin with */
 #define CHUNKS_PER_CALL 8
 #define RIPEN_PAGES	8
 #define SWAP_RETRY_NS	(30 * NS_PER_S)

@@ -181,7 +181,7 @@ void machine_reclaim(void)
 	/* Every chunk is visited twice: lifted out, and its trial ended. */
 	for (int i = 0; i < 8; i++) {
 		mm_reclaim(machine.mm);
-		fault_host_clock_add(3000000000);
+		fault_host_clock_add(6000000000);
 	}
 	target.resident_bytes = 0;
 	target.compress = false;

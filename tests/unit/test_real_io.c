@@ -134,7 +134,7 @@ static void take_all_the_time(void)
 		}
 		machine_scan(1);
 		mm_reclaim(machine.mm);
-		fault_host_clock_add(3000000000);
+		fault_host_clock_add(20000000000);
 		mm_reclaim(machine.mm);
 	}
 }

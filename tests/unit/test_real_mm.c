@@ -221,7 +221,7 @@ START_TEST(full_store_keeps_pages_in_memory)
 	mm_target_set(machine.mm, &target);
 	for (int i = 0; i < 100; i++) {
 		mm_reclaim(machine.mm);
-		fault_host_clock_add(100000000);
+		fault_host_clock_add(1000000000);
 	}
 	ck_assert_uint_gt(machine_stats().store_full, 0);
 	for (size_t i = 0; i < MACHINE_PAGES; i++)
@@ -338,7 +338,7 @@ START_TEST(no_write_is_lost_while_pages_are_taken)
 		machine_scan(1);
 		mm_target_set(machine.mm, &target);
 		mm_reclaim(machine.mm);
-		fault_host_clock_add(3000000000);
+		fault_host_clock_add(20000000000);
 		mm_reclaim(machine.mm);
 	}
 	stress_stop = true;
