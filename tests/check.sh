@@ -323,17 +323,21 @@ run_guests() {
 	slots=$all
 }
 
-if [ -n "$only_san" ]; then
-	run_unit "$only_san"
+# Read whole before it runs: an edit meanwhile would be read half.
+main() {
+	if [ -n "$only_san" ]; then
+		run_unit "$only_san"
+		finish
+	fi
+	run_unit unit
+	[ -n "${FAST:-}" ] && finish
+	run_lint
+	run_vm 6.1
+	run_vm 6.12
+	run_unit asan
+	run_unit tsan
+	run_fuzz
+	run_guests
 	finish
-fi
-run_unit unit
-[ -n "${FAST:-}" ] && finish
-run_lint
-run_vm 6.1
-run_vm 6.12
-run_unit asan
-run_unit tsan
-run_fuzz
-run_guests
-finish
+}
+main

@@ -39,6 +39,21 @@ def wait_merged(hvd, guests, seconds=60):
              lambda: saved(hvd) >= want, seconds)
 
 
+def wait_common(a, b, want):
+    """Until so many of the host's pages serve both guests."""
+    n = [0]
+
+    def enough():
+        n[0] = lib.common_pfns(a, b)
+        return n[0] >= want
+    try:
+        wait_for("it", enough, 60, every=1)
+    except lib.Failed:
+        raise lib.Failed(f"after 60 s only {n[0]} of the host's pages serve "
+                         f"both {a.name} and {b.name}; want {want}")
+    say(f"{n[0]} of the host's pages serve both guests")
+
+
 def wait_settled(hvd, guests):
     """Until nothing was merged for two seconds: grants may be under way."""
     def merged():
@@ -76,11 +91,9 @@ def equal_pages_merge_and_take_writes():
     hvd = Hvd().start().share()
     guests = pair(hvd, ways=("preload", "hv"))
     wait_merged(hvd, guests)
+    wait_common(*guests, COUNTS["common"] * 9 // 10)
     check_bounds(hvd, guests)
-    both = lib.common_pfns(*guests)
-    say(f"saved {saved(hvd)} pages; {both} of the host's pages serve both")
-    check(both >= COUNTS["common"] * 9 // 10,
-          f"only {both} of the host's pages serve both guests")
+    say(f"{saved(hvd)} pages are saved")
     for g in guests:
         g.verify()
         g.no_mismatch("rewrite", g.ask("rewrite", 300))
