@@ -81,7 +81,8 @@ class Guest:
     def argv(self):
         accel = KVM if self.engine == "kvm" else TCG
         kernel = ("root=/dev/vda rw console=ttyS0 quiet panic=-1 "
-                  f"tsc=reliable tidepool.index={self.index + 1}")
+                  "tsc=reliable no_timer_check "
+                  f"tidepool.index={self.index + 1}")
         disk = self.path("qcow2")
         image = os.path.join(self.image_dir, "desktop.raw")
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F",

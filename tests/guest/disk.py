@@ -97,7 +97,7 @@ def run(aio):
             "-cpu", "max,cx16=off", "-m", "192", "-nodefaults",
             "-no-user-config", "-display", "none", "-no-reboot",
             "-kernel", kernel, "-initrd", initrd_build(os.path.dirname(kernel)),
-            "-append", "console=ttyS0 quiet panic=-1 tsc=reliable",
+            "-append", "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check",
             "-chardev", f"file,id=c0,path={console}", "-serial", "chardev:c0",
             "-drive", f"if=none,id=d,file={disk},format=raw,readonly=on,"
             f"cache.direct=on,aio={aio}",

@@ -131,7 +131,7 @@ boot() {
 		-cpu max,cx16=off -smp 2 -m "$ram" -nodefaults -no-user-config \
 		-display none -no-reboot -kernel "$kdir/vmlinuz" \
 		-initrd "$tmp/initrd" \
-		-append "console=ttyS0 quiet panic=-1 tsc=reliable" \
+		-append "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check" \
 		-drive "if=none,id=d,file=$tmp/disk,format=raw,cache=unsafe" \
 		-device virtio-blk-pci,drive=d,disable-legacy=on \
 		-chardev "file,id=c0,path=$out/console.log" \
