@@ -156,6 +156,20 @@ static inline bool page_is_cold(const struct mm *mm, uint64_t word)
 }
 
 /*
+ * Is there a way to take this page at all? MOVE lifts plain pages; what is left
+ * is COPY, which may be off and needs write-protection.
+ */
+static inline bool page_is_takeable(const struct mm *mm, uint64_t word)
+{
+	bool overlay = page_flags(word) & PAGE_OVERLAY;
+
+	if ((mm->features & HOST_MOVE) && !overlay)
+		return true;
+	return !mm->copy_takes_off &&
+	       (mm->features & (overlay ? HOST_WP_SHMEM : HOST_WP));
+}
+
+/*
  * May pages of the chunk be taken? A huge page that is being written keeps its
  * speed. Chunk locked.
  */

@@ -89,7 +89,7 @@ static uint64_t look_at(struct look *l, const struct spot *s)
 		age = 0;
 	}
 	if (!zero && (age || l->hint) && is_due(told, hash, age) &&
-	    chunk_may_break(l->mm, s->chunk)) {
+	    chunk_may_break(l->mm, s->chunk) && page_is_takeable(l->mm, w)) {
 		if (l->ops->seen(l->ops->arg, range_gfn(s->range, s->page),
 				 hash, told, age))
 			told = hash;
@@ -110,12 +110,13 @@ static bool is_readable(const struct look *l, const struct spot *s, size_t i)
 }
 
 /* All zero for two looks, and plain memory (an overlay's page is not). */
-static bool is_droppable(const struct spot *s)
+static bool is_droppable(const struct mm *mm, const struct spot *s)
 {
 	uint64_t w = spot_word(s);
 
-	return page_state(w) == PAGE_PRIVATE && page_payload(w) == HASH_ZERO &&
-	       page_age(w) && !(page_flags(w) & PAGE_OVERLAY);
+	return page_is_takeable(mm, w) && page_state(w) == PAGE_PRIVATE &&
+	       page_payload(w) == HASH_ZERO && page_age(w) &&
+	       !(page_flags(w) & PAGE_OVERLAY);
 }
 
 static size_t drop_run(struct look *l, const struct spot *s, size_t n)
@@ -153,7 +154,7 @@ static void drop_zeros(struct look *l, const struct spot *first)
 		while (i + n < CHUNK_PAGES) {
 			struct spot next = spot_at(&s, s.page + n);
 
-			if (!is_droppable(&next))
+			if (!is_droppable(l->mm, &next))
 				break;
 			n++;
 		}

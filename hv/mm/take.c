@@ -81,14 +81,6 @@ static int begin_move(struct take *t, uint8_t *bench)
 	return 0;
 }
 
-static bool copy_allowed(const struct mm *mm, const struct spot *at,
-			 bool overlay)
-{
-	unsigned need = overlay ? HOST_WP_SHMEM : HOST_WP;
-
-	return (mm->features & need) && !mm->copy_takes_off && !at->chunk->io;
-}
-
 static int begin_copy(struct take *t, bool overlay)
 {
 	struct mm *mm = t->mm;
@@ -96,7 +88,7 @@ static int begin_copy(struct take *t, bool overlay)
 	size_t bytes = t->n * PAGE_BYTES;
 	int rc = 0;
 
-	if (!copy_allowed(mm, &t->at, overlay))
+	if (!page_is_takeable(mm, spot_word(&t->at)) || t->at.chunk->io)
 		return -EBUSY;
 	/* An overlay was mapped after the chunk was registered. */
 	if (overlay || (mm->features & HOST_MOVE))
