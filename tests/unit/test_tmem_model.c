@@ -225,10 +225,11 @@ static void disturb(struct world *w, struct rng *rng)
 	default:
 		if (w->caps && rng_below(rng, 2))
 			cap = (1 + rng_below(rng, 8)) << 20;
-		ck_assert_int_eq(tmem_client_set(cl, 1 + rng_below(rng, 9), cap,
-						 rng_below(rng, 1 << 22),
-						 rng_below(rng, 4)),
-				 0);
+		ck_assert_int_eq(
+			tmem_client_set(cl, 1 + (uint32_t)rng_below(rng, 9),
+					cap, rng_below(rng, 1 << 22),
+					rng_below(rng, 4)),
+			0);
 	}
 }
 
