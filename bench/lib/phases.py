@@ -61,6 +61,8 @@ def watch(job, phase, seconds, each=None):
 
 
 def undisturbed(job):
+    """The rate to compare with, once the browsers have done their start."""
+    watch(job, "calming down", job.seconds(60, 0))
     start = time.monotonic()
     watch(job, "undisturbed", job.seconds(40, 15))
     job.undisturbed = window_rates(job, start, time.monotonic())
