@@ -17,6 +17,14 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+/*
+ * Read by jemalloc. hvd has one thread that counts, so one arena; what a burst
+ * of offers needed goes back to the host within a second.
+ */
+extern const char *malloc_conf;
+__attribute__((visibility("default"))) const char *malloc_conf =
+	"narenas:1,dirty_decay_ms:1000,muzzy_decay_ms:0";
+
 #define CONFIG_PATH "/etc/tidepool/hvd.conf"
 
 enum exit_code { EXIT_DONE, EXIT_FAILED, EXIT_USAGE };
