@@ -32,37 +32,31 @@
 /* A target that moved less than this is not worth a message: 1/64. */
 #define NOISE_SHIFT 6
 
-uint64_t steer_pool_bytes(const struct hvd *hvd)
+/* Over all domains. */
+static struct domain_stats domains_sum(const struct hvd *hvd)
 {
+	struct domain_stats sum = {0}, one;
 	const struct trust *trust;
-	struct domain_stats ds;
-	uint64_t sum = 0;
 
-	TAILQ_FOREACH (trust, &hvd->trusts, entry)
-		if (trust->domain) {
-			domain_stats(trust->domain, &ds);
-			sum += ds.pool_bytes;
-		}
+	TAILQ_FOREACH (trust, &hvd->trusts, entry) {
+		if (!trust->domain)
+			continue;
+		domain_stats(trust->domain, &one);
+#define FIELD(name, unit, help) sum.name += one.name;
+		DOMAIN_STATS(FIELD, FIELD)
+#undef FIELD
+	}
 	return sum;
 }
 
-static uint64_t domains_metadata(const struct hvd *hvd)
+uint64_t steer_pool_bytes(const struct hvd *hvd)
 {
-	const struct trust *trust;
-	struct domain_stats ds;
-	uint64_t sum = 0;
-
-	TAILQ_FOREACH (trust, &hvd->trusts, entry)
-		if (trust->domain) {
-			domain_stats(trust->domain, &ds);
-			sum += ds.metadata_bytes;
-		}
-	return sum;
+	return domains_sum(hvd).pool_bytes;
 }
 
 uint64_t steer_metadata_bytes(const struct hvd *hvd)
 {
-	uint64_t sum = domains_metadata(hvd);
+	uint64_t sum = domains_sum(hvd).metadata_bytes;
 	const struct vm *vm;
 
 	TAILQ_FOREACH (vm, &hvd->vms, entry)
@@ -73,16 +67,9 @@ uint64_t steer_metadata_bytes(const struct hvd *hvd)
 
 uint64_t steer_cow_reserve_bytes(const struct hvd *hvd)
 {
-	const struct trust *trust;
-	struct domain_stats ds;
-	uint64_t refs = 0;
+	uint64_t shared = domains_sum(hvd).sharing_pages << PAGE_SHIFT;
 
-	TAILQ_FOREACH (trust, &hvd->trusts, entry)
-		if (trust->domain) {
-			domain_stats(trust->domain, &ds);
-			refs += ds.sharing_pages;
-		}
-	return min_u64((refs << PAGE_SHIFT) / 1000 * hvd->config.cow_permille,
+	return min_u64(shared / 1000 * hvd->config.cow_permille,
 		       hvd->config.cow_max_bytes);
 }
 
@@ -114,8 +101,8 @@ static uint64_t vms_bytes(const struct hvd *hvd)
 
 	if (hvd->config.budget_bytes)
 		return less(hvd->config.budget_bytes,
-			    steer_pool_bytes(hvd) + domains_metadata(hvd) +
-				    reserve);
+			    steer_pool_bytes(hvd) +
+				    domains_sum(hvd).metadata_bytes + reserve);
 	return vms_used(hvd) + less(hvd->available_bytes, reserve);
 }
 
