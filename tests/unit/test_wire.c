@@ -128,16 +128,15 @@ END_TEST
 
 START_TEST(types_belong_to_a_side)
 {
-	unsigned type;
-	int rc;
+	unsigned type, wrong = 0;
 
 	/* A body that no type accepts shows nothing; an empty HAVE is one. */
 	for (type = 0; type < 0x10000; type++) {
 		packet_start(type, 0);
-		rc = judge(WIRE_AGENT);
-		ck_assert_int_eq(rc, type == WIRE_HAVE ? 0 : -EPROTO);
-		ck_assert_int_eq(judge(WIRE_HVD), -EPROTO);
+		wrong += judge(WIRE_AGENT) != (type == WIRE_HAVE ? 0 : -EPROTO);
+		wrong += judge(WIRE_HVD) != -EPROTO;
 	}
+	ck_assert_uint_eq(wrong, 0); /* an assertion each would take minutes */
 	hello_make();
 	ck_assert_int_eq(judge(WIRE_HVD), -EPROTO);
 	packet_start(WIRE_TARGET, sizeof(struct wire_target));
@@ -314,6 +313,8 @@ int main(void)
 	TCase *tc = tcase_create("wire");
 	SRunner *sr;
 	int failed;
+
+	tcase_set_timeout(tc, 60);
 
 	tcase_add_test(tc, hello_good_is_accepted);
 	tcase_add_test(tc, hello_names_are_checked);
