@@ -180,6 +180,18 @@ static inline bool chunk_may_break(const struct mm *mm, const struct chunk *c)
 	return !c->huge || (mm->break_huge && c->changed < CHUNK_PAGES / 4);
 }
 
+/* Where the chunk's pages on trial lie; it has a slot. Chunk locked. */
+static inline uint8_t *slot_ptr(const struct mm *mm, const struct chunk *c)
+{
+	return mm->held + (size_t)(c->slot - 1) * CHUNK_BYTES;
+}
+
+static inline uint8_t *held_ptr(const struct mm *mm, const struct spot *s)
+{
+	return slot_ptr(mm, s->chunk) +
+	       (s->page & (CHUNK_PAGES - 1)) * PAGE_BYTES;
+}
+
 /* ---- references to give back ---- */
 
 /* Collected under a chunk's lock, handed to the hook after it. */

@@ -111,12 +111,6 @@ static int zero_in(struct mm *mm, const struct spot *s)
 	}
 }
 
-static uint8_t *held_ptr(struct mm *mm, const struct spot *s)
-{
-	return mm->held + (size_t)(s->chunk->slot - 1) * CHUNK_BYTES +
-	       (s->page & (CHUNK_PAGES - 1)) * PAGE_BYTES;
-}
-
 static int held_in(struct mm *mm, const struct spot *s)
 {
 	void *to = hva_ptr(spot_hva(s));

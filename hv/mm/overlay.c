@@ -85,8 +85,7 @@ static void refuse(struct batch *b, const struct spot *any, size_t i, size_t n)
 
 		releases_add(&b->rel, b->map[k].frame);
 		if (page_state(w) == PAGE_PRIVATE)
-			spot_set_word(b->mm, &s,
-				      w & ~((uint64_t)PAGE_OFFERED << 48));
+			spot_set_word(b->mm, &s, page_without(w, PAGE_OFFERED));
 	}
 }
 

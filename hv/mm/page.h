@@ -75,6 +75,11 @@ static inline uint64_t page_word(enum page_state state, unsigned age,
 	       (payload & (((uint64_t)1 << 48) - 1));
 }
 
+static inline uint64_t page_without(uint64_t word, enum page_flag flag)
+{
+	return word & ~((uint64_t)flag << 48);
+}
+
 /* Out of the guest: an access needs our answer. */
 static inline bool page_is_out(uint64_t word)
 {

@@ -127,11 +127,6 @@ static bool may_take(struct mm *mm, uint32_t limit, uint64_t now)
 
 /* ---- on trial ---- */
 
-static uint8_t *slot_ptr(const struct mm *mm, const struct spot *first)
-{
-	return mm->held + (size_t)(first->chunk->slot - 1) * CHUNK_BYTES;
-}
-
 static bool slots_left(const struct mm *mm)
 {
 	unsigned used = HELD_SLOTS -
@@ -156,7 +151,8 @@ void reclaim_slot_put(struct mm *mm, const struct spot *first)
 {
 	if (!first->chunk->slot)
 		return;
-	mm->host->advise(slot_ptr(mm, first), CHUNK_BYTES, MADV_DONTNEED);
+	mm->host->advise(slot_ptr(mm, first->chunk), CHUNK_BYTES,
+			 MADV_DONTNEED);
 	mm->reclaim.slots_free |= (uint64_t)1 << (first->chunk->slot - 1);
 	first->chunk->slot = 0;
 }
@@ -187,13 +183,12 @@ static int store_put(struct mm *mm, const struct spot *s, const void *page)
 	return rc;
 }
 
-static void compress_held(struct mm *mm, const struct spot *s,
-			  const uint8_t *page)
+static void compress_held(struct mm *mm, const struct spot *s)
 {
 	uint64_t w = spot_word(s);
 	uint8_t buf[PAGE_BYTES];
 
-	if (store_put(mm, s, page) == 0)
+	if (store_put(mm, s, held_ptr(mm, s)) == 0)
 		spot_set_word(
 			mm, s,
 			page_word(PAGE_COMPRESSED, 0, page_heat(w), 0, 0));
@@ -207,14 +202,13 @@ static void compress_held(struct mm *mm, const struct spot *s,
  */
 static void trial_end(struct mm *mm, struct spot *first)
 {
-	const uint8_t *slot = slot_ptr(mm, first);
 	bool empty = true;
 
 	for (size_t i = 0; i < CHUNK_PAGES; i++) {
 		struct spot s = spot_at(first, first->page + i);
 
 		if (page_state(spot_word(&s)) == PAGE_HELD)
-			compress_held(mm, &s, slot + i * PAGE_BYTES);
+			compress_held(mm, &s);
 		empty &= page_state(spot_word(&s)) != PAGE_HELD;
 	}
 	if (empty)
@@ -275,14 +269,13 @@ static size_t ripen(struct mm *mm, const struct spot *first, size_t i,
 static size_t take_run(struct mm *mm, const struct spot *s, size_t n)
 {
 	bool trial = mm->features & HOST_MOVE;
-	size_t in_chunk = s->page & (CHUNK_PAGES - 1);
 	struct take t;
 	uint8_t *bench = mm->window;
 
 	if (trial) {
 		if (!s->chunk->slot && !slot_take(mm, s->chunk))
 			return CHUNK_PAGES;
-		bench = slot_ptr(mm, s) + in_chunk * PAGE_BYTES;
+		bench = held_ptr(mm, s);
 	}
 	if (take_begin(mm, s, n, bench, &t) < 0)
 		return 1;

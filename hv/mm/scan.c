@@ -292,8 +292,7 @@ static void offers_forget_chunk(struct mm *mm, const struct spot *first)
 		uint64_t w = spot_word(&s);
 
 		if (page_state(w) == PAGE_PRIVATE)
-			spot_set_word(mm, &s,
-				      w & ~((uint64_t)PAGE_OFFERED << 48));
+			spot_set_word(mm, &s, page_without(w, PAGE_OFFERED));
 	}
 	pthread_mutex_unlock(&first->chunk->lock);
 }

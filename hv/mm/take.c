@@ -282,7 +282,7 @@ int take_to_anon(struct mm *mm, const struct spot *at, size_t n)
 		struct spot s = spot_at(at, at->page + k);
 
 		spot_set_word(mm, &s,
-			      spot_word(&s) & ~((uint64_t)PAGE_OVERLAY << 48));
+			      page_without(spot_word(&s), PAGE_OVERLAY));
 	}
 	return 0;
 }
