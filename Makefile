@@ -71,6 +71,7 @@ help:
 	@echo "                  (GUESTS=n RAM=MiB; results: build/run/summary.json)"
 	@echo "make check        every test; the last line counts them"
 	@echo "make bench        measurements side by side with their rivals"
+	@echo "                  (B=name for one, FULL=1; build/bench/report.html)"
 	@echo "make fuzz         fuzz each parser for FUZZ_SECONDS (default 20)"
 	@echo "make check-layers which folder may include which"
 	@echo "make format       clang-format the tree"
@@ -140,7 +141,7 @@ check: deps
 
 bench: deps
 	$(Q)$(MAKE) --no-print-directory all tools
-	$(Q)bench/bench.py $(B)
+	$(Q)bench/bench.py $(if $(filter-out 0,$(FULL)),--full) --build $(BUILD) $(B)
 
 fuzz: deps
 	$(Q)tests/fuzz/run.sh $(or $(FUZZ_SECONDS),20)

@@ -5,7 +5,7 @@
  * (half below 2 KiB); threads use keys of their own in one object, as the
  * memory manager's fault threads do.
  *
- *   store_bench [--json] [--pages N]
+ *   store [--json] [--pages N]
  */
 #include "tmem/tmem.h"
 
@@ -235,7 +235,7 @@ static void print_table(const struct run *runs, size_t n,
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: store_bench [--json] [--pages N]\n");
+	fprintf(stderr, "usage: store [--json] [--pages N]\n");
 	return 2;
 }
 
@@ -263,7 +263,7 @@ int main(int argc, char **argv)
 	if (!rc)
 		rc = run_churn(pages, &st);
 	if (rc) {
-		fprintf(stderr, "store_bench: %s\n", strerror(-rc));
+		fprintf(stderr, "store: %s\n", strerror(-rc));
 		return 1;
 	}
 	if (json)
