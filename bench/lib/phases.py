@@ -144,7 +144,11 @@ def rate_share(job, rates):
 
 
 def compression(job):
-    """A budget of 40 % of what was resident; settled when it stays met."""
+    """A budget of 40 % of what was resident, until no more is compressed.
+
+    A page is on trial for a minute or more before it is compressed, and only
+    what is unchanged for three scans is tried, so it takes minutes.
+    """
     budget = int(job.summary["resident_before"] * 0.40)
     job.control.call("budget", bytes=budget)
     job.control.call("pressure", state="hard")
@@ -153,11 +157,11 @@ def compression(job):
     def settled(sample, _second):
         last.append(sample.total("private_pages") * PAGE
                     + sample.store_bytes())
-        recent = last[-20:]
-        return (len(last) > job.seconds(60, 10) and
+        recent = last[-job.seconds(60, 10):]
+        return (len(last) > job.seconds(150, 20) and
                 max(recent) - min(recent) < 0.01 * budget)
 
-    watch(job, "compression", job.seconds(150, 30), settled)
+    watch(job, "compression", job.seconds(300, 40), settled)
     start = time.monotonic()
     first = job.control.sample()
     cpu = our_cpu(job)

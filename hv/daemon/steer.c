@@ -258,6 +258,14 @@ static uint64_t target_bytes(const struct hvd *hvd, const struct vm *vm)
 	return bytes;
 }
 
+/* With the host's last memory at stake the agents do not wait for trials. */
+static uint32_t refaults_allowed(const struct hvd *hvd)
+{
+	return pressure_now(&hvd->pressure) == PRESSURE_LOW
+		       ? 0
+		       : hvd->config.refault_permille;
+}
+
 static void target_make(const struct hvd *hvd, const struct vm *vm,
 			struct wire_target *out)
 {
@@ -271,7 +279,7 @@ static void target_make(const struct hvd *hvd, const struct vm *vm,
 		.store_bytes = store,
 		.flags = target_flags(hvd, vm,
 				      vm->limit_bytes && vm->limit_bytes < ram),
-		.refault_permille_min = hvd->config.refault_permille,
+		.refault_permille_min = refaults_allowed(hvd),
 		.scan_ms = hvd->config.scan_ms,
 		.pressure = pressure_now(&hvd->pressure)};
 }

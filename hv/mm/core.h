@@ -6,7 +6,7 @@
  *                     |  MOVE out            ^  MOVE back / COPY
  *                     v                      |
  *   window         [2 MiB]  the worker's bench: compare here, then map a frame
- *   held slots     [2 MiB] x HELD_SLOTS  pages on trial, one chunk a slot
+ *   held           [--as long as the range--]  pages on trial
  *                     |  put                 ^  get
  *                     v                      |
  *   store          tmem, a persistent pool; behind it the swap file
@@ -27,8 +27,8 @@
 
 #include <stdatomic.h>
 
-#define HELD_SLOTS	  64
 #define FAULT_THREADS_MAX 8
+#define AGE_COLD	  3 /* scans without a change */
 
 struct mm_count {
 #define FIELD(name, unit, help) _Atomic uint64_t name;
@@ -49,17 +49,17 @@ struct fault_thread {
 };
 
 struct reclaim {
-	size_t hand;		     /* next chunk to look at */
-	_Atomic uint64_t slots_free; /* bit mask of held slots */
+	size_t hand;		 /* next chunk to look at */
+	_Atomic unsigned trials; /* chunks on trial */
+	bool held_refused;	 /* no memory for pages on trial: said once */
 
 	/* The brake: see reclaim.c. */
 	uint64_t sampled_ns;
 	uint64_t promotions; /* at that time */
 	uint64_t rate;	     /* smoothed, 1/10000 of the working set a minute */
-	uint64_t braked_ns;  /* when it last hit */
+	uint64_t braked_ns;  /* when it last hit; 0: never */
+	uint64_t eased_ns;   /* when trials last became shorter or longer */
 	uint64_t trial_len_ns;
-	unsigned age_cold; /* scans a page must be unchanged */
-	unsigned chunks_at_once;
 
 	size_t swap_hand;
 	uint64_t swap_rest_ns; /* no writes before; 0: never refused */
@@ -77,7 +77,6 @@ struct mm {
 	struct swap *swap;
 
 	uint8_t *window;
-	uint8_t *held;
 	uint8_t *swap_batch; /* SWAP_BATCH pages on their way to the disk */
 
 	int pool_fd;
@@ -144,12 +143,12 @@ static inline void spot_set_word(struct mm *mm, const struct spot *s,
 }
 
 /*
- * Cold enough to be taken: unchanged for age_cold scans, twice that for each
+ * Cold enough to be taken: unchanged for AGE_COLD scans, twice that for each
  * degree of heat. One that lies in an overlay is counted apart.
  */
-static inline bool page_is_cold(const struct mm *mm, uint64_t word)
+static inline bool page_is_cold(uint64_t word)
 {
-	unsigned need = mm->reclaim.age_cold << page_heat(word);
+	unsigned need = AGE_COLD << page_heat(word);
 
 	return page_state(word) == PAGE_PRIVATE &&
 	       page_age(word) >= (need < PAGE_AGE_MAX ? need : PAGE_AGE_MAX);
@@ -180,16 +179,10 @@ static inline bool chunk_may_break(const struct mm *mm, const struct chunk *c)
 	return !c->huge || (mm->break_huge && c->changed < CHUNK_PAGES / 4);
 }
 
-/* Where the chunk's pages on trial lie; it has a slot. Chunk locked. */
-static inline uint8_t *slot_ptr(const struct mm *mm, const struct chunk *c)
+/* Where the page lies while it is on trial. Chunk locked. */
+static inline uint8_t *held_ptr(const struct spot *s)
 {
-	return mm->held + (size_t)(c->slot - 1) * CHUNK_BYTES;
-}
-
-static inline uint8_t *held_ptr(const struct mm *mm, const struct spot *s)
-{
-	return slot_ptr(mm, s->chunk) +
-	       (s->page & (CHUNK_PAGES - 1)) * PAGE_BYTES;
+	return s->range->held + s->page * PAGE_BYTES;
 }
 
 /* ---- references to give back ---- */
@@ -212,6 +205,11 @@ static inline void releases_flush(struct mm *mm, struct releases *rel)
 		mm->release(mm->release_arg, rel->frame, rel->n);
 	rel->n = 0;
 }
+
+/* ---- mm.c ---- */
+
+/* Memory to which pages are moved: registered for good, never huge. */
+MUST_CHECK int bench_create(struct mm *mm, size_t bytes, uint8_t **out);
 
 /* ---- fault.c ---- */
 

@@ -118,11 +118,11 @@ static int held_in(struct mm *mm, const struct spot *s)
 	int rc;
 
 	do
-		rc = mm->host->uffd_move(mm->uffd, to, held_ptr(mm, s),
-					 PAGE_BYTES, &done);
+		rc = mm->host->uffd_move(mm->uffd, to, held_ptr(s), PAGE_BYTES,
+					 &done);
 	while (rc == -EAGAIN);
 	if (rc == -EBUSY || rc == -EINVAL)
-		rc = copy_in(mm, s, held_ptr(mm, s));
+		rc = copy_in(mm, s, held_ptr(s));
 	return rc;
 }
 
@@ -180,6 +180,7 @@ int fault_bring_back(struct mm *mm, const struct spot *s, uint8_t *buf)
 		return fetch_in(mm, s, buf);
 	case PAGE_HELD:
 		COUNT(mm, faults_held, 1);
+		s->chunk->returned++;
 		rc = held_in(mm, s);
 		if (answered(rc))
 			set_private(mm, s, true);

@@ -20,13 +20,14 @@
 
 struct chunk {
 	pthread_mutex_t lock;
-	uint64_t trial_ns; /* when its held pages were lifted out */
+	uint64_t trial_ns; /* since when its held pages are watched */
 	uint16_t out;	   /* pages HELD, COMPRESSED or SWAPPED */
 	uint16_t io;	   /* device writes in flight: no copy takes */
 	uint16_t changed;  /* pages found changed by the last scan */
 	uint16_t cold;	   /* pages worth taking, as the last scan saw it */
 	uint16_t vmas;	   /* mappings inside, as the last scan saw it */
-	uint8_t slot;	   /* held slot + 1; 0: none */
+	uint16_t returned; /* held pages that came back since trial_ns */
+	bool on_trial : 1; /* pages are HELD, or were until lately */
 	bool managed : 1;
 	bool registered : 1; /* with userfaultfd */
 	bool pinned : 1;     /* by a device, for good */
@@ -41,6 +42,7 @@ struct range {
 	_Atomic bool live;
 	uint64_t *word;
 	struct chunk *chunk;
+	uint8_t *held; /* as long as the range: pages on trial; or NULL */
 };
 
 struct map {

@@ -22,15 +22,13 @@
 #include <unistd.h>
 
 #define FAULT_THREADS_DEFAULT 2
-#define HELD_BYTES	      (HELD_SLOTS * CHUNK_BYTES)
 /* What one more mapping costs the kernel (struct vm_area_struct, a share of a
  * maple_node, an anon_vma_chain), from /proc/slabinfo of Linux 6.1 and 6.18. */
 #define VMA_BYTES 280
 
 /* ---- life ---- */
 
-/* Bench memory: pages arrive by MOVE, so it is registered for good. */
-static int bench_create(struct mm *mm, size_t bytes, uint8_t **out)
+int bench_create(struct mm *mm, size_t bytes, uint8_t **out)
 {
 	void *at;
 	int rc = mm->host->map_anon(NULL, bytes, &at);
@@ -106,12 +104,9 @@ static int core_init(struct mm *mm, const struct mm_config *config)
 	rc = bench_create(mm, CHUNK_BYTES, &mm->window);
 	if (rc < 0)
 		goto close_uffd;
-	rc = bench_create(mm, HELD_BYTES, &mm->held);
-	if (rc < 0)
-		goto drop_window;
 	rc = store_create(mm, config->store_bytes);
 	if (rc < 0)
-		goto drop_held;
+		goto drop_window;
 	swap_open(mm, config);
 	reclaim_init(mm);
 	rc = fault_threads_start(mm, config->fault_threads
@@ -124,8 +119,6 @@ static int core_init(struct mm *mm, const struct mm_config *config)
 drop_store:
 	swap_destroy(mm->swap);
 	tmem_destroy(mm->tm);
-drop_held:
-	bench_destroy(mm, mm->held, HELD_BYTES);
 drop_window:
 	bench_destroy(mm, mm->window, CHUNK_BYTES);
 close_uffd:
@@ -177,7 +170,9 @@ void mm_destroy(struct mm *mm)
 	if (mm->swap_batch)
 		mm->host->unmap(mm->swap_batch, SWAP_BATCH * PAGE_BYTES);
 	tmem_destroy(mm->tm);
-	bench_destroy(mm, mm->held, HELD_BYTES);
+	for (unsigned i = 0; i < mm->map.ranges; i++)
+		bench_destroy(mm, mm->map.range[i].held,
+			      mm->map.range[i].pages * PAGE_BYTES);
 	bench_destroy(mm, mm->window, CHUNK_BYTES);
 	map_fini(&mm->map);
 	pthread_rwlock_destroy(&mm->gate);

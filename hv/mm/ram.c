@@ -103,7 +103,7 @@ static int chunk_restore(struct mm *mm, const struct spot *at, bool pinned)
 			rc = r;
 	}
 	if (rc == 0)
-		reclaim_slot_put(mm, &first);
+		reclaim_trial_clear(mm, &first);
 	take_chunk_settle(mm, &first);
 	if (pinned && !first.chunk->pinned) {
 		first.chunk->pinned = true;
@@ -261,7 +261,7 @@ static void forget_stretch(struct mm *mm, const struct stretch *st)
 		spot_set_word(mm, &s, page_word(PAGE_ABSENT, 0, 0, 0, 0));
 	}
 	if (!st->at.chunk->out)
-		reclaim_slot_put(mm, &st->at);
+		reclaim_trial_clear(mm, &st->at);
 	pthread_mutex_unlock(&st->at.chunk->lock);
 	releases_flush(mm, &rel);
 	pthread_rwlock_unlock(&mm->gate);

@@ -3,19 +3,23 @@
  * Taking cold pages until the VM meets its target.
  *
  * A page unchanged for several scans may still be read all the time, so it is
- * lifted out on trial first: held uncompressed in a slot, where coming back is
- * one MOVE. What nobody touched during the trial is compressed. A page that
- * comes back gets hotter, and each degree doubles the age it needs next time.
- * (Without MOVE there is no trial: the page is compressed at once.)
+ * lifted out on trial first: held uncompressed, where coming back is one MOVE.
+ * A chunk's trial lasts until none of its pages came back for a while, since
+ * what is read once a minute looks cold for most of that minute; then what is
+ * left is compressed. A page that comes back gets hotter, and each degree
+ * doubles the age it needs next time. (Without MOVE there is no trial: the page
+ * is compressed at once.)
  *
  *   private --age--> held --nobody came--> compressed --store full--> swapped
  *      ^               |                       |                         |
  *      +---------------+------- fault ---------+-------------------------+
  *
  * The promotion rate, pages that come back from store or swap file per minute
- * as a share of the working set, is the brake: above its target nothing more is
- * taken for a while and trials get longer (as in Lagar-Cavilla et al.,
- * Software- Defined Far Memory, ASPLOS 2019).
+ * as a share of the working set, is the brake: above its target nothing is
+ * compressed for a while, and trials get longer (as in Lagar-Cavilla et al.,
+ * Software-Defined Far Memory, ASPLOS 2019). Pages on trial cost no memory
+ * beyond what they had, so trials go on meanwhile. Where no rate is set, memory
+ * is wanted at once: trials are short.
  */
 #include "hv/mm/reclaim.h"
 #include "hv/mm/take.h"
@@ -25,27 +29,36 @@
 #include <sys/mman.h>
 
 #define NS_PER_S	((uint64_t)1000000000)
-#define AGE_COLD	3 /* scans */
-#define AGE_COLD_MAX	12
-#define TRIAL_MIN_NS	(16 * NS_PER_S)
-#define TRIAL_MAX_NS	(64 * NS_PER_S)
+#define TRIAL_NS	(60 * NS_PER_S) /* to begin with */
+#define TRIAL_MIN_NS	(20 * NS_PER_S)
+#define TRIAL_MAX_NS	(240 * NS_PER_S)
+#define TRIAL_HURRY_NS	(5 * NS_PER_S)
+#define QUIET_ONE_IN	64 /* of a chunk's pages that are out: may return */
+#define EASE_TRIALS	8
 #define IDLE_REST_NS	NS_PER_S
 #define BUSY_REST_NS	(NS_PER_S / 50)
 #define BRAKE_REST_NS	(20 * NS_PER_S)
 #define RATE_SECONDS	((uint64_t)20)
-#define CHUNKS_AT_ONCE	48 /* on trial, to begin with */
 #define CHUNKS_PER_CALL 8
 #define RIPEN_PAGES	8
 #define SWAP_RETRY_NS	(30 * NS_PER_S)
 
+/* One call of mm_reclaim. */
+struct turn {
+	struct mm_target target;
+	uint64_t now;
+	bool take; /* more pages may be lifted out */
+	bool put;  /* and what was tried be compressed */
+};
+
 void reclaim_init(struct mm *mm)
 {
+	uint64_t now = mm->host->now_ns();
+
 	mm->reclaim = (struct reclaim){
-		.trial_len_ns = TRIAL_MIN_NS,
-		.age_cold = AGE_COLD,
-		.chunks_at_once = CHUNKS_AT_ONCE,
-		.slots_free = ~(uint64_t)0,
-		.sampled_ns = mm->host->now_ns(),
+		.trial_len_ns = TRIAL_NS,
+		.sampled_ns = now,
+		.eased_ns = now,
 	};
 }
 
@@ -94,67 +107,95 @@ static bool braking(const struct mm *mm, uint64_t now)
 	       now - mm->reclaim.braked_ns < BRAKE_REST_NS;
 }
 
-/* Too many came back: rest, then take less at once, older, tried for longer. */
-static void brake_hit(struct mm *mm, uint64_t now)
+static void trials_set(struct mm *mm, uint64_t len_ns, uint64_t now)
 {
-	struct reclaim *rc = &mm->reclaim;
-
-	rc->braked_ns = now;
-	if (rc->chunks_at_once > 1)
-		rc->chunks_at_once /= 2;
-	rc->trial_len_ns = min_u64(rc->trial_len_ns * 2, TRIAL_MAX_NS);
-	rc->age_cold = (unsigned)min_u64(rc->age_cold + 2, AGE_COLD_MAX);
-}
-
-/* A trial went by without the brake. */
-static void brake_ease(struct mm *mm)
-{
-	if (mm->reclaim.chunks_at_once < HELD_SLOTS)
-		mm->reclaim.chunks_at_once++;
+	mm->reclaim.trial_len_ns =
+		max_u64(TRIAL_MIN_NS, min_u64(len_ns, TRIAL_MAX_NS));
+	mm->reclaim.eased_ns = now;
 }
 
 /* limit: promotions allowed, permille of the working set a minute; 0: any. */
-static bool may_take(struct mm *mm, uint32_t limit, uint64_t now)
+static bool may_put(struct mm *mm, uint32_t limit, uint64_t now)
 {
+	struct reclaim *rc = &mm->reclaim;
+
 	rate_sample(mm, now);
+	if (!limit)
+		return true;
 	if (braking(mm, now))
 		return false;
-	if (!limit || mm->reclaim.rate <= (uint64_t)limit * 10)
-		return true;
-	brake_hit(mm, now);
-	return false;
+	if (rc->rate > (uint64_t)limit * 10) {
+		rc->braked_ns = now;
+		trials_set(mm, rc->trial_len_ns * 3 / 2, now);
+		return false;
+	}
+	if (now - rc->eased_ns > EASE_TRIALS * rc->trial_len_ns)
+		trials_set(mm, rc->trial_len_ns * 7 / 8, now);
+	return true;
+}
+
+/*
+ * A page on trial that stays away will save half of itself: twice as many as
+ * are wanted are tried, and some will come back.
+ */
+static bool may_take(struct mm *mm, const struct turn *turn)
+{
+	uint64_t used = resident_bytes(mm), want = turn->target.resident_bytes;
+	uint64_t held = mm->count.in_state[PAGE_HELD] * PAGE_BYTES;
+
+	if (!turn->target.compress || !want || used <= want)
+		return false;
+	return mm->features & HOST_MOVE ? held < 3 * (used - want) : turn->put;
 }
 
 /* ---- on trial ---- */
 
-static bool slots_left(const struct mm *mm)
+static bool held_ready(struct mm *mm, struct range *r)
 {
-	unsigned used = HELD_SLOTS -
-			(unsigned)__builtin_popcountll(mm->reclaim.slots_free);
-
-	return used < mm->reclaim.chunks_at_once;
+	if (r->held)
+		return true;
+	if (bench_create(mm, r->pages * PAGE_BYTES, &r->held) == 0)
+		return true;
+	if (!mm->reclaim.held_refused)
+		log_warn("no address space to keep cold pages on trial: "
+			 "nothing is compressed. Raise RLIMIT_AS, or "
+			 "vm.overcommit_memory is 2");
+	mm->reclaim.held_refused = true;
+	return false;
 }
 
-static bool slot_take(struct mm *mm, struct chunk *c)
+void reclaim_trial_clear(struct mm *mm, const struct spot *first)
 {
-	unsigned slot;
-
-	if (!slots_left(mm))
-		return false;
-	slot = (unsigned)__builtin_ctzll(mm->reclaim.slots_free);
-	mm->reclaim.slots_free &= ~((uint64_t)1 << slot);
-	c->slot = (uint8_t)(slot + 1);
-	return true;
-}
-
-void reclaim_slot_put(struct mm *mm, const struct spot *first)
-{
-	if (!first->chunk->slot)
+	if (!first->chunk->on_trial)
 		return;
-	mm->host->advise(slot_ptr(mm, first->chunk), CHUNK_BYTES,
-			 MADV_DONTNEED);
-	mm->reclaim.slots_free |= (uint64_t)1 << (first->chunk->slot - 1);
-	first->chunk->slot = 0;
+	mm->host->advise(held_ptr(first), CHUNK_BYTES, MADV_DONTNEED);
+	first->chunk->on_trial = false;
+	mm->reclaim.trials--;
+}
+
+static void trial_begin(struct mm *mm, struct chunk *c, uint64_t now)
+{
+	if (!c->on_trial)
+		mm->reclaim.trials++;
+	c->on_trial = true;
+	c->returned = 0;
+	c->trial_ns = now;
+}
+
+static bool trial_is_over(const struct mm *mm, const struct chunk *c,
+			  const struct turn *turn)
+{
+	uint64_t len = turn->target.refault_permille_min
+			       ? mm->reclaim.trial_len_ns
+			       : TRIAL_HURRY_NS;
+
+	return c->on_trial && turn->put && turn->now - c->trial_ns >= len;
+}
+
+static bool was_quiet(const struct chunk *c, const struct turn *turn)
+{
+	return !turn->target.refault_permille_min ||
+	       c->returned <= c->out / QUIET_ONE_IN;
 }
 
 /* Pages of a take that ended on trial. */
@@ -188,7 +229,7 @@ static void compress_held(struct mm *mm, const struct spot *s)
 	uint64_t w = spot_word(s);
 	uint8_t buf[PAGE_BYTES];
 
-	if (store_put(mm, s, held_ptr(mm, s)) == 0)
+	if (store_put(mm, s, held_ptr(s)) == 0)
 		spot_set_word(
 			mm, s,
 			page_word(PAGE_COMPRESSED, 0, page_heat(w), 0, 0));
@@ -198,7 +239,7 @@ static void compress_held(struct mm *mm, const struct spot *s)
 
 /*
  * The trial is over: compress what nobody wanted. A page that can neither be
- * stored nor put back keeps the slot until it can. Chunk locked.
+ * stored nor put back stays on trial until it can. Chunk locked.
  */
 static void trial_end(struct mm *mm, struct spot *first)
 {
@@ -212,7 +253,7 @@ static void trial_end(struct mm *mm, struct spot *first)
 		empty &= page_state(spot_word(&s)) != PAGE_HELD;
 	}
 	if (empty)
-		reclaim_slot_put(mm, first);
+		reclaim_trial_clear(mm, first);
 }
 
 /* Without MOVE: compressed where it lies, write-protected. */
@@ -233,7 +274,7 @@ static void compress_taken(struct mm *mm, struct take *t)
 /* ---- one chunk ---- */
 
 /* Cold pages from i on that are there and lie in an overlay, or do not. */
-static size_t cold_run(const struct mm *mm, const struct spot *first, size_t i,
+static size_t cold_run(const struct spot *first, size_t i,
 		       const uint64_t *pagemap, bool overlay)
 {
 	size_t n = 0;
@@ -242,7 +283,7 @@ static size_t cold_run(const struct mm *mm, const struct spot *first, size_t i,
 		struct spot s = spot_at(first, first->page + i + n);
 		uint64_t w = spot_word(&s);
 
-		if (!page_is_cold(mm, w) || !(pagemap[i + n] & PAGEMAP_PRESENT))
+		if (!page_is_cold(w) || !(pagemap[i + n] & PAGEMAP_PRESENT))
 			break;
 		if (!(page_flags(w) & PAGE_OVERLAY) == overlay)
 			break;
@@ -259,7 +300,7 @@ static size_t ripen(struct mm *mm, const struct spot *first, size_t i,
 		    const uint64_t *pagemap)
 {
 	struct spot s = spot_at(first, first->page + i);
-	size_t n = cold_run(mm, first, i, pagemap, true);
+	size_t n = cold_run(first, i, pagemap, true);
 
 	if (n >= RIPEN_PAGES)
 		(void)take_to_anon(mm, &s, n);
@@ -272,11 +313,8 @@ static size_t take_run(struct mm *mm, const struct spot *s, size_t n)
 	struct take t;
 	uint8_t *bench = mm->window;
 
-	if (trial) {
-		if (!s->chunk->slot && !slot_take(mm, s->chunk))
-			return CHUNK_PAGES;
-		bench = held_ptr(mm, s);
-	}
+	if (trial)
+		bench = held_ptr(s);
 	if (take_begin(mm, s, n, bench, &t) < 0)
 		return 1;
 	if (trial)
@@ -286,7 +324,7 @@ static size_t take_run(struct mm *mm, const struct spot *s, size_t n)
 	return t.n;
 }
 
-static void take_cold(struct mm *mm, struct spot *first)
+static void take_cold(struct mm *mm, struct spot *first, uint64_t now)
 {
 	uint64_t pagemap[CHUNK_PAGES];
 	size_t i = 0;
@@ -294,29 +332,35 @@ static void take_cold(struct mm *mm, struct spot *first)
 	if (mm->host->pagemap_read(hva_ptr(spot_hva(first)), CHUNK_PAGES,
 				   pagemap) < 0)
 		return;
+	if (mm->features & HOST_MOVE) {
+		if (!held_ready(mm, first->range))
+			return;
+		trial_begin(mm, first->chunk, now);
+	}
 	while (i < CHUNK_PAGES) {
 		struct spot s = spot_at(first, first->page + i);
-		size_t n = cold_run(mm, first, i, pagemap, false);
+		size_t n = cold_run(first, i, pagemap, false);
 
 		i += n ? take_run(mm, &s, n) : ripen(mm, first, i, pagemap);
 	}
-	if (first->chunk->slot)
-		first->chunk->trial_ns = mm->host->now_ns();
 	COUNT(mm, cold_pages, -(uint64_t)first->chunk->cold);
 	first->chunk->cold = 0; /* until the next scan */
 }
 
 /* Returns whether there was something to do. Chunk locked. */
-static bool chunk_visit(struct mm *mm, struct spot *first, bool take,
-			uint64_t now)
+static bool chunk_visit(struct mm *mm, struct spot *first,
+			const struct turn *turn)
 {
 	struct chunk *c = first->chunk;
 
-	if (c->slot && now - c->trial_ns >= mm->reclaim.trial_len_ns) {
-		trial_end(mm, first);
-		brake_ease(mm);
-	} else if (take && !c->slot && c->cold && chunk_may_break(mm, c)) {
-		take_cold(mm, first);
+	if (trial_is_over(mm, c, turn)) {
+		if (was_quiet(c, turn))
+			trial_end(mm, first);
+		else
+			trial_begin(mm, c, turn->now);
+	} else if (!c->on_trial && c->cold && turn->take &&
+		   chunk_may_break(mm, c)) {
+		take_cold(mm, first, turn->now);
 	} else {
 		return false;
 	}
@@ -324,8 +368,11 @@ static bool chunk_visit(struct mm *mm, struct spot *first, bool take,
 	return true;
 }
 
-/* Goes round until CHUNKS_PER_CALL had something to do, or all were seen. */
-static void chunks_visit(struct mm *mm, bool take, uint64_t now)
+/*
+ * Goes round until CHUNKS_PER_CALL had something to do, or all were seen.
+ * Returns whether there may be more.
+ */
+static bool chunks_visit(struct mm *mm, const struct turn *turn)
 {
 	struct reclaim *rc = &mm->reclaim;
 	size_t chunks = mm->map.chunks;
@@ -338,9 +385,10 @@ static void chunks_visit(struct mm *mm, bool take, uint64_t now)
 		if (!map_find_chunk(&mm->map, rc->hand, &first))
 			continue;
 		pthread_mutex_lock(&first.chunk->lock);
-		busy += chunk_visit(mm, &first, take && slots_left(mm), now);
+		busy += chunk_visit(mm, &first, turn);
 		pthread_mutex_unlock(&first.chunk->lock);
 	}
+	return busy == CHUNKS_PER_CALL;
 }
 
 /* ---- to the swap file ---- */
@@ -442,21 +490,18 @@ static struct mm_target target_get(struct mm *mm)
 
 uint64_t mm_reclaim(struct mm *mm)
 {
-	struct reclaim *rc = &mm->reclaim;
-	struct mm_target target = target_get(mm);
-	uint64_t now = mm->host->now_ns();
-	bool take, on_trial = ~rc->slots_free != 0;
+	struct turn turn = {.target = target_get(mm),
+			    .now = mm->host->now_ns()};
+	bool more = false;
 
 	if (!mm->map.chunks)
 		return IDLE_REST_NS;
-	take = may_take(mm, target.refault_permille_min, now) &&
-	       target.compress && target.resident_bytes &&
-	       resident_bytes(mm) > target.resident_bytes;
-	swap_some(mm, &target, now);
-	if (take || on_trial)
-		chunks_visit(mm, take, now);
-	return take && slots_left(mm) && mm->count.cold_pages ? BUSY_REST_NS
-							      : IDLE_REST_NS;
+	turn.put = may_put(mm, turn.target.refault_permille_min, turn.now);
+	swap_some(mm, &turn.target, turn.now);
+	turn.take = may_take(mm, &turn);
+	if (mm->reclaim.trials || turn.take)
+		more = chunks_visit(mm, &turn);
+	return more ? BUSY_REST_NS : IDLE_REST_NS;
 }
 
 void mm_target_set(struct mm *mm, const struct mm_target *target)

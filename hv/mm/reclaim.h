@@ -9,8 +9,7 @@
 
 void reclaim_init(struct mm *mm);
 
-/* Frees the chunk's held slot, if it has one: no page is HELD in it any more.
- * Chunk locked. */
-void reclaim_slot_put(struct mm *mm, const struct spot *first);
+/* No page of the chunk is HELD any more: ends its trial. Chunk locked. */
+void reclaim_trial_clear(struct mm *mm, const struct spot *first);
 
 #endif

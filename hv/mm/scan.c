@@ -200,7 +200,7 @@ static void count_chunk(struct look *l, const struct spot *first)
 		struct spot s = spot_at(first, first->page + i);
 
 		vmas = (uint16_t)(vmas + (i && starts_vma(first, i)));
-		cold = (uint16_t)(cold + page_is_cold(l->mm, spot_word(&s)));
+		cold = (uint16_t)(cold + page_is_cold(spot_word(&s)));
 	}
 	COUNT(l->mm, vmas, (uint64_t)vmas - c->vmas);
 	COUNT(l->mm, cold_pages, (uint64_t)cold - c->cold);

@@ -210,6 +210,78 @@ START_TEST(page_on_trial_comes_back_as_it_was)
 }
 END_TEST
 
+#define MINUTE_NS ((uint64_t)61000000000)
+
+/* What is read now and then is not compressed, what is left alone is. */
+START_TEST(trial_lasts_until_its_chunk_is_quiet)
+{
+	struct mm_target target = {.resident_bytes = 1,
+				   .compress = true,
+				   .refault_permille_min = 2};
+
+	if (!machine_has_move())
+		return;
+	for (size_t i = 0; i < CHUNK_PAGES; i++)
+		page_fill(machine_page(i), i);
+	machine_scan(5);
+	mm_target_set(machine.mm, &target);
+	mm_reclaim(machine.mm);
+	ck_assert_uint_eq(machine_stats().held_pages, CHUNK_PAGES);
+	for (size_t round = 0; round < 3; round++) {
+		for (size_t i = 0; i < 20; i++)
+			ck_assert(page_holds(machine_page(round * 20 + i),
+					     round * 20 + i));
+		fault_host_clock_add(MINUTE_NS);
+		mm_reclaim(machine.mm);
+		ck_assert_uint_eq(machine_stats().compressed_pages, 0);
+	}
+	fault_host_clock_add(MINUTE_NS);
+	mm_reclaim(machine.mm);
+	ck_assert_uint_eq(machine_stats().compressed_pages, CHUNK_PAGES - 60);
+	ck_assert_uint_eq(machine_stats().held_pages, 0);
+	for (size_t i = 0; i < CHUNK_PAGES; i++)
+		ck_assert(page_holds(machine_page(i), i));
+	ck_assert_int_eq(mm_check(machine.mm), 0);
+}
+END_TEST
+
+START_TEST(brake_stops_compressing_but_not_trials)
+{
+	struct mm_target target = {.resident_bytes = 1,
+				   .compress = true,
+				   .refault_permille_min = 2};
+
+	if (!machine_has_move())
+		return;
+	for (size_t i = 0; i < CHUNK_PAGES; i++)
+		page_fill(machine_page(i), i);
+	machine_scan(5);
+	mm_target_set(machine.mm, &target);
+	mm_reclaim(machine.mm);
+	fault_host_clock_add(MINUTE_NS);
+	mm_reclaim(machine.mm);
+	ck_assert_uint_gt(machine_stats().compressed_pages, 0);
+	for (size_t i = 0; i < CHUNK_PAGES; i++) /* all come back */
+		ck_assert(page_holds(machine_page(i), i));
+	for (size_t i = CHUNK_PAGES; i < 2 * CHUNK_PAGES; i++)
+		page_fill(machine_page(i), i);
+	machine_scan(5);
+	fault_host_clock_add(1000000000);
+	mm_reclaim(machine.mm);
+	ck_assert_uint_ge(machine_stats().held_pages, CHUNK_PAGES);
+	ck_assert_uint_gt(machine_stats().refault_permille_min, 2);
+	fault_host_clock_add(10000000000);
+	mm_reclaim(machine.mm);
+	ck_assert_uint_eq(machine_stats().compressed_pages, 0);
+	/* Calm again: the trial, now longer, ends. */
+	for (int i = 0; i < 60; i++) {
+		fault_host_clock_add(5000000000);
+		mm_reclaim(machine.mm);
+	}
+	ck_assert_uint_ge(machine_stats().compressed_pages, CHUNK_PAGES);
+}
+END_TEST
+
 START_TEST(full_store_keeps_pages_in_memory)
 {
 	struct mm_target target = {
@@ -532,6 +604,8 @@ static TCase *promises(const char *name, void (*start)(void))
 	tcase_add_test(tc, discard_reads_as_zero_whatever_the_page_was);
 	tcase_add_test(tc, cold_pages_are_compressed_and_come_back_whole);
 	tcase_add_test(tc, page_on_trial_comes_back_as_it_was);
+	tcase_add_test(tc, trial_lasts_until_its_chunk_is_quiet);
+	tcase_add_test(tc, brake_stops_compressing_but_not_trials);
 	tcase_add_test(tc, full_store_keeps_pages_in_memory);
 	tcase_add_test(tc, range_remove_brings_everything_back);
 	tcase_add_test(tc, no_write_is_lost_while_pages_are_taken);
