@@ -160,13 +160,23 @@ static bool wants_work(struct share *sh)
 	return rc == 0 && sh->wants.n;
 }
 
+/* hvd asks somebody else; what cannot even be sent ends with the link. */
+static void wants_decline(struct share *sh, const struct wire_want *w, size_t n)
+{
+	int rc = 0;
+
+	for (size_t i = 0; i < n && rc == 0; i++)
+		rc = decline(sh, &w[i]);
+	log_warn("no memory for %zu contents hvd wants", n);
+}
+
 void share_want(struct share *sh, const struct wire_head *msg)
 {
 	size_t n = wire_count(msg, sizeof(struct wire_want));
 	struct wire_want *w;
 
 	if (queue_reserve(&sh->wants, n, sizeof(*w)) < 0) {
-		log_warn("no memory for %zu contents hvd wants", n);
+		wants_decline(sh, (const void *)(msg + 1), n);
 		return;
 	}
 	w = sh->wants.item;

@@ -13,8 +13,9 @@ MIB = 1 << 20
 
 
 # TCG runs a string instruction byte by byte, and a kernel that sees erms or
-# fsrm copies every page with one.
-TCG = ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,-erms,-fsrm"]
+# fsrm copies every page with one. QEMU 7.2 does not keep cmpxchg16b atomic.
+TCG = ["-accel", "tcg,thread=multi,tb-size=512", "-cpu",
+       "max,-erms,-fsrm,-cx16"]
 KVM = ["-accel", "kvm", "-cpu", "host"]
 
 
