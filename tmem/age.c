@@ -17,12 +17,10 @@ static struct link *link_at(const struct tmem *tm, uint32_t word)
 	return &le->link[word - word_unit(leaf, 0)];
 }
 
-void age_append(struct tmem_client *cl, uint32_t word)
+static void list_append(struct tmem_client *cl, uint32_t word)
 {
 	struct link *link = link_at(cl->tm, word);
 
-	LOCK_ASSERT(LOCK_SHARD);
-	lock_take(&cl->age_lock);
 	link->older = cl->newest;
 	link->newer = 0;
 	if (cl->newest)
@@ -31,15 +29,12 @@ void age_append(struct tmem_client *cl, uint32_t word)
 		cl->oldest = word;
 	cl->newest = word;
 	cl->aged++;
-	lock_drop(&cl->age_lock);
 }
 
-void age_remove(struct tmem_client *cl, uint32_t word)
+static void list_remove(struct tmem_client *cl, uint32_t word)
 {
-	struct link *link = link_at(cl->tm, word);
+	const struct link *link = link_at(cl->tm, word);
 
-	LOCK_ASSERT(LOCK_SHARD);
-	lock_take(&cl->age_lock);
 	if (link->older)
 		link_at(cl->tm, link->older)->newer = link->newer;
 	else
@@ -49,6 +44,30 @@ void age_remove(struct tmem_client *cl, uint32_t word)
 	else
 		cl->newest = link->older;
 	cl->aged--;
+}
+
+void age_append(struct tmem_client *cl, uint32_t word)
+{
+	LOCK_ASSERT(LOCK_SHARD);
+	lock_take(&cl->age_lock);
+	list_append(cl, word);
+	lock_drop(&cl->age_lock);
+}
+
+void age_remove(struct tmem_client *cl, uint32_t word)
+{
+	LOCK_ASSERT(LOCK_SHARD);
+	lock_take(&cl->age_lock);
+	list_remove(cl, word);
+	lock_drop(&cl->age_lock);
+}
+
+void age_renew(struct tmem_client *cl, uint32_t word)
+{
+	LOCK_ASSERT(LOCK_SHARD);
+	lock_take(&cl->age_lock);
+	list_remove(cl, word);
+	list_append(cl, word);
 	lock_drop(&cl->age_lock);
 }
 

@@ -32,7 +32,7 @@ static int complain(const struct shard *s, const char *what)
 static uint64_t object_key_hash(const struct tmem *tm,
 				const struct object *object)
 {
-	return key_hash(tm, object->pool->cl, object->pool->id, &object->oid);
+	return key_hash(tm, object->pool->name, &object->oid);
 }
 
 static int object_check(const struct shard *s, uint32_t unit)
@@ -225,6 +225,7 @@ static void totals_count(const struct tmem *tm, struct totals *t)
 			t->blocks += s->slab[k].blocks;
 		}
 	}
+	t->charged_client = atomic_load(&tm->shared_bytes);
 	for (struct tmem_client *cl = tm->clients; cl; cl = cl->next) {
 		t->charged_client += atomic_load(&cl->bytes);
 		t->aged += cl->aged;

@@ -3,9 +3,10 @@
  * Clients: the list of them, their knobs, and what each is charged. A client's
  * charge is its packed objects and its own descriptors, byte by byte:
  *
- *   bytes = sum of packed objects + leaves + objects of its pools
+ *   bytes = sum of its packed objects + leaves + objects of its own pools
  *
- * What the store wastes in pages partly used is nobody's.
+ * What the store wastes in pages partly used, and what leads to the pages of
+ * shared pools, is nobody's.
  */
 #include "tmem/store.h"
 
@@ -29,8 +30,8 @@ static void client_init(struct tmem_client *cl, struct tmem *tm,
 	lock_init(&cl->lock, LOCK_CLIENT);
 	lock_init(&cl->age_lock, LOCK_AGE);
 	for (uint32_t id = 0; id < TMEM_POOLS_MAX; id++) {
-		cl->pool[id].cl = cl;
-		cl->pool[id].id = id;
+		cl->own[id].tm = tm;
+		cl->own[id].cl = cl;
 	}
 }
 
@@ -46,7 +47,6 @@ int tmem_client_create(struct tmem *tm, const char *name,
 	cl = heap_alloc(&tm->budget, sizeof(*cl));
 	if (cl) {
 		client_init(cl, tm, name);
-		cl->id = ++tm->client_ids;
 		cl->next = tm->clients;
 		tm->clients = cl;
 	}
@@ -75,8 +75,8 @@ void tmem_client_destroy(struct tmem_client *cl)
 	tm = cl->tm;
 	lock_take(&cl->lock);
 	for (uint32_t id = 0; id < TMEM_POOLS_MAX; id++)
-		if (atomic_load(&cl->pool[id].live))
-			pool_end(&cl->pool[id]);
+		if (atomic_load(&cl->slot[id].pool))
+			pool_end(cl, &cl->slot[id]);
 	lock_drop(&cl->lock);
 	clients_take(tm, CLIENTS_CHANGE);
 	client_unlink(cl);
@@ -114,6 +114,17 @@ bool client_is_authorised(const struct tmem_client *cl, const uint8_t uuid[16])
 	return auth_find(cl, uuid) < cl->auths;
 }
 
+/* Whoever is no longer authorised is no longer in. */
+static void pools_revoke(struct tmem_client *cl, const uint8_t uuid[16])
+{
+	for (uint32_t id = 0; id < TMEM_POOLS_MAX; id++) {
+		struct tmem_pool *pool = atomic_load(&cl->slot[id].pool);
+
+		if (pool && !pool->cl && shared_is(pool, uuid))
+			pool_end(cl, &cl->slot[id]);
+	}
+}
+
 static int auth_change(struct tmem_client *cl, const uint8_t uuid[16], bool on)
 {
 	unsigned n = auth_find(cl, uuid);
@@ -123,6 +134,7 @@ static int auth_change(struct tmem_client *cl, const uint8_t uuid[16], bool on)
 		return 0;
 	if (!on) {
 		cl->auth[n] = cl->auth[--cl->auths];
+		pools_revoke(cl, uuid);
 		return 0;
 	}
 	if (n == TMEM_AUTHS_MAX)
@@ -180,4 +192,20 @@ void client_uncharge(struct tmem_client *cl, enum pool_kind kind,
 	atomic_fetch_sub(&cl->bytes, bytes);
 	if (kind == KIND_EPHEMERAL)
 		atomic_fetch_sub(&cl->bytes_ephemeral, bytes);
+}
+
+int pool_charge(struct tmem_pool *pool, uint64_t bytes)
+{
+	if (pool->cl)
+		return client_charge(pool->cl, pool->kind, bytes);
+	atomic_fetch_add(&pool->tm->shared_bytes, bytes);
+	return 0;
+}
+
+void pool_uncharge(struct tmem_pool *pool, uint64_t bytes)
+{
+	if (pool->cl)
+		client_uncharge(pool->cl, pool->kind, bytes);
+	else
+		atomic_fetch_sub(&pool->tm->shared_bytes, bytes);
 }

@@ -15,16 +15,31 @@
 
 struct hashed {
 	struct tmem_oid oid;
-	uint32_t client;
-	uint32_t pool;
+	uint64_t pool_name;
 };
 
-uint64_t key_hash(const struct tmem *tm, const struct tmem_client *cl,
-		  uint32_t pool, const struct tmem_oid *oid)
+uint64_t key_hash(const struct tmem *tm, uint64_t pool_name,
+		  const struct tmem_oid *oid)
 {
-	struct hashed hashed = {*oid, cl->id, pool};
+	struct hashed hashed = {*oid, pool_name};
 
 	return XXH3_64bits_withSeed(&hashed, sizeof(hashed), tm->secret);
+}
+
+struct key key_make(struct tmem_client *cl, int pool,
+		    const struct tmem_oid *oid, uint32_t index)
+{
+	struct key key = {
+		.cl = cl,
+		.pool = (uint32_t)pool,
+		.index = index,
+		.oid = *oid,
+	};
+
+	if (key.pool < TMEM_POOLS_MAX)
+		key.name = atomic_load(&cl->slot[key.pool].name);
+	key.hash = key_hash(cl->tm, key.name, &key.oid);
+	return key;
 }
 
 /* A bijection of 64 bits whose every output bit depends on every input bit. */
@@ -72,7 +87,7 @@ static bool is_object(const struct tmem *tm, uint32_t unit)
 
 static bool object_is(const struct object *object, const struct key *key)
 {
-	return object->pool->cl == key->cl && object->pool->id == key->pool &&
+	return object->pool->name == key->name &&
 	       !memcmp(&object->oid, &key->oid, sizeof(key->oid));
 }
 
@@ -129,7 +144,7 @@ static int object_create(struct shard *s, struct tmem_pool *pool,
 			 const struct key *key, uint32_t *unit_out)
 {
 	struct object *object;
-	int rc = client_charge(key->cl, pool->kind, sizeof(*object));
+	int rc = pool_charge(pool, sizeof(*object));
 
 	if (rc)
 		return rc;
@@ -148,7 +163,7 @@ static int object_create(struct shard *s, struct tmem_pool *pool,
 free_cell:
 	slab_put(&s->slab[CELL_OBJECT], *unit_out);
 uncharge:
-	client_uncharge(key->cl, pool->kind, sizeof(*object));
+	pool_uncharge(pool, sizeof(*object));
 	return rc;
 }
 
@@ -165,7 +180,7 @@ static void object_destroy(struct shard *s, uint32_t unit)
 		object_at(s->tm, object->next)->prev = object->prev;
 	table_remove(&s->table, unit);
 	slab_put(&s->slab[CELL_OBJECT], unit);
-	client_uncharge(pool->cl, pool->kind, sizeof(*object));
+	pool_uncharge(pool, sizeof(*object));
 }
 
 static void leaf_link(struct shard *s, struct leaf *leaf, uint32_t unit)
@@ -202,7 +217,7 @@ static int leaf_create_in(struct shard *s, struct tmem_pool *pool,
 {
 	struct slab *slab = &s->slab[pool->kind];
 	struct leaf *leaf;
-	int rc = client_charge(key->cl, pool->kind, slab->cell_bytes);
+	int rc = pool_charge(pool, slab->cell_bytes);
 
 	if (rc)
 		return rc;
@@ -222,7 +237,7 @@ static int leaf_create_in(struct shard *s, struct tmem_pool *pool,
 free_cell:
 	slab_put(slab, *unit_out);
 uncharge:
-	client_uncharge(key->cl, pool->kind, slab->cell_bytes);
+	pool_uncharge(pool, slab->cell_bytes);
 	return rc;
 }
 
@@ -261,7 +276,7 @@ void leaf_destroy(struct shard *s, uint32_t unit)
 	leaf_unlink(s, leaf);
 	table_remove(&s->table, unit);
 	slab_put(slab, unit);
-	client_uncharge(pool->cl, pool->kind, slab->cell_bytes);
+	pool_uncharge(pool, slab->cell_bytes);
 	if (!object_at(s->tm, object)->leaves)
 		object_destroy(s, object);
 }

@@ -6,6 +6,7 @@
  *
  *   clients   the list of clients              (many readers)
  *   client    pools and authorisations of one client
+ *   shared    the list of shared pools, and who is in them
  *   shard     all keys of the shard: tables, objects, leaves, counters
  *   age       the ephemeral pages of one client, by age
  *   class     the packed objects of one size, and their owners' words
@@ -24,6 +25,7 @@
 enum lock_rank {
 	LOCK_CLIENTS,
 	LOCK_CLIENT,
+	LOCK_SHARED,
 	LOCK_SHARD,
 	LOCK_AGE,
 	LOCK_CLASS,

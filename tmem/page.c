@@ -14,11 +14,13 @@
 
 struct tmem_pool *shard_pool(const struct key *key)
 {
+	struct tmem_pool *pool;
+
 	LOCK_ASSERT(LOCK_SHARD);
-	if (key->pool >= TMEM_POOLS_MAX ||
-	    !atomic_load(&key->cl->pool[key->pool].live))
+	if (key->pool >= TMEM_POOLS_MAX)
 		return NULL;
-	return &key->cl->pool[key->pool];
+	pool = atomic_load(&key->cl->slot[key->pool].pool);
+	return pool && pool->name == key->name ? pool : NULL;
 }
 
 static uint64_t word_of(const struct leaf *leaf, uint32_t n)
@@ -51,35 +53,64 @@ static struct tmem_pool *leaf_pool(const struct shard *s,
 	return object_at(s->tm, leaf->object)->pool;
 }
 
-/* Counted and aged no more; its object, word and charge are the caller's. */
-static void page_leave(struct shard *s, const struct tmem_pool *pool,
-		       uint32_t word_name, uint64_t word)
+static uint8_t *member_at(const struct shard *s, uint32_t leaf, uint32_t n)
 {
-	if (pool->kind == KIND_EPHEMERAL)
-		age_remove(pool->cl, word_name);
-	page_count(s, pool->kind, pack_word_tag(word), pack_word_bytes(word),
+	struct leaf_ephemeral *le = arena_unit_at(&s->tm->tables, leaf);
+
+	return &le->member[n];
+}
+
+struct tmem_client *page_client(const struct shard *s, uint32_t leaf,
+				uint32_t n)
+{
+	struct tmem_pool *pool = leaf_pool(s, leaf_at(s->tm, leaf));
+
+	return pool->cl ? pool->cl
+			: shared_member(pool, *member_at(s, leaf, n));
+}
+
+/* A place for a page, and who is charged for what is in it. */
+struct spot {
+	struct tmem_client *cl;
+	enum pool_kind kind;
+	uint32_t name; /* of its word */
+};
+
+static struct spot spot_of(const struct shard *s, uint32_t leaf, uint32_t n)
+{
+	return (struct spot){
+		.cl = page_client(s, leaf, n),
+		.kind = leaf_pool(s, leaf_at(s->tm, leaf))->kind,
+		.name = word_unit(leaf, n),
+	};
+}
+
+/* Counted and aged no more; its object, word and charge are the caller's. */
+static void page_leave(struct shard *s, const struct spot *spot, uint64_t word)
+{
+	if (spot->kind == KIND_EPHEMERAL)
+		age_remove(spot->cl, spot->name);
+	page_count(s, spot->kind, pack_word_tag(word), pack_word_bytes(word),
 		   UINT64_MAX);
 }
 
-static void page_enter(struct shard *s, const struct tmem_pool *pool,
-		       uint32_t word_name, const struct pack_item *item)
+static void page_enter(struct shard *s, const struct spot *spot,
+		       const struct pack_item *item)
 {
-	if (pool->kind == KIND_EPHEMERAL)
-		age_append(pool->cl, word_name);
-	page_count(s, pool->kind, item->tag, item->bytes, 1);
+	if (spot->kind == KIND_EPHEMERAL)
+		age_append(spot->cl, spot->name);
+	page_count(s, spot->kind, item->tag, item->bytes, 1);
 }
 
 /* Leaves the leaf, even if it is empty now. */
-static void page_remove(struct shard *s, uint32_t leaf_name, uint32_t n)
+static void page_remove(struct shard *s, uint32_t leaf, uint32_t n)
 {
-	struct leaf *leaf = leaf_at(s->tm, leaf_name);
-	struct tmem_pool *pool = leaf_pool(s, leaf);
-	uint32_t name = word_unit(leaf_name, n);
-	uint64_t word = word_of(leaf, n);
+	struct spot spot = spot_of(s, leaf, n);
+	uint64_t word = word_of(leaf_at(s->tm, leaf), n);
 
-	page_leave(s, pool, name, word);
-	pack_drop(&s->tm->pack, name);
-	client_uncharge(pool->cl, pool->kind,
+	page_leave(s, &spot, word);
+	pack_drop(&s->tm->pack, spot.name);
+	client_uncharge(spot.cl, spot.kind,
 			pack_object_bytes(pack_word_bytes(word)));
 }
 
@@ -100,21 +131,32 @@ void leaf_clear(struct shard *s, uint32_t leaf)
 	leaf_destroy(s, leaf);
 }
 
+void leaf_clear_member(struct shard *s, uint32_t leaf, uint8_t member)
+{
+	LOCK_ASSERT(LOCK_SHARD);
+	for (uint32_t n = 0; n < LEAF_PAGES; n++)
+		if (word_of(leaf_at(s->tm, leaf), n) &&
+		    *member_at(s, leaf, n) == member)
+			page_remove(s, leaf, n);
+	if (leaf_is_empty(leaf_at(s->tm, leaf)))
+		leaf_destroy(s, leaf);
+}
+
 /* Into a word that is 0. */
-static int page_insert(struct shard *s, struct tmem_pool *pool, uint32_t name,
+static int page_insert(struct shard *s, const struct spot *spot,
 		       const struct pack_item *item)
 {
 	uint32_t bytes = pack_object_bytes(item->bytes);
-	int rc = client_charge(pool->cl, pool->kind, bytes);
+	int rc = client_charge(spot->cl, spot->kind, bytes);
 
 	if (rc)
 		return rc;
-	rc = pack_put(&s->tm->pack, name, item);
+	rc = pack_put(&s->tm->pack, spot->name, item);
 	if (rc) {
-		client_uncharge(pool->cl, pool->kind, bytes);
+		client_uncharge(spot->cl, spot->kind, bytes);
 		return rc;
 	}
-	page_enter(s, pool, name, item);
+	page_enter(s, spot, item);
 	return 0;
 }
 
@@ -139,8 +181,8 @@ static int object_exchange(struct shard *s, uint32_t name,
 	return rc;
 }
 
-static int page_replace(struct shard *s, struct tmem_pool *pool, uint32_t name,
-			uint64_t word, const struct pack_item *item)
+static int page_replace(struct shard *s, const struct spot *spot, uint64_t word,
+			const struct pack_item *item)
 {
 	uint32_t was = pack_object_bytes(pack_word_bytes(word));
 	uint32_t now = pack_object_bytes(item->bytes);
@@ -148,17 +190,17 @@ static int page_replace(struct shard *s, struct tmem_pool *pool, uint32_t name,
 	int rc = 0;
 
 	if (more)
-		rc = client_charge(pool->cl, pool->kind, more);
+		rc = client_charge(spot->cl, spot->kind, more);
 	if (rc)
 		return rc;
-	rc = object_exchange(s, name, item);
+	rc = object_exchange(s, spot->name, item);
 	if (rc) {
-		client_uncharge(pool->cl, pool->kind, more);
+		client_uncharge(spot->cl, spot->kind, more);
 		return rc;
 	}
-	client_uncharge(pool->cl, pool->kind, was + more - now);
-	page_leave(s, pool, name, word);
-	page_enter(s, pool, name, item);
+	client_uncharge(spot->cl, spot->kind, was + more - now);
+	page_leave(s, spot, word);
+	page_enter(s, spot, item);
 	return 0;
 }
 
@@ -166,6 +208,8 @@ static int page_put_new(struct shard *s, struct tmem_pool *pool,
 			const struct key *key, uint32_t leaf,
 			const struct pack_item *item)
 {
+	uint32_t n = key->index % LEAF_PAGES;
+	struct spot spot;
 	int rc;
 
 	if (!leaf) {
@@ -173,20 +217,36 @@ static int page_put_new(struct shard *s, struct tmem_pool *pool,
 		if (rc)
 			return rc;
 	}
-	rc = page_insert(s, pool, word_unit(leaf, key->index % LEAF_PAGES),
-			 item);
+	if (!pool->cl)
+		*member_at(s, leaf, n) = key->cl->slot[key->pool].member;
+	spot = spot_of(s, leaf, n);
+	rc = page_insert(s, &spot, item);
 	if (rc && leaf_is_empty(leaf_at(s->tm, leaf)))
 		leaf_destroy(s, leaf);
 	return rc;
+}
+
+static int page_put_again(struct shard *s, struct tmem_pool *pool,
+			  const struct key *key, uint32_t leaf,
+			  const struct pack_item *item, enum put_try how)
+{
+	uint32_t n = key->index % LEAF_PAGES;
+	struct spot spot = spot_of(s, leaf, n);
+
+	/* What another member put cannot become ours by replacement. */
+	if (how == PUT_GENTLY && spot.cl == key->cl)
+		return page_replace(s, &spot, word_of(leaf_at(s->tm, leaf), n),
+				    item);
+	page_remove(s, leaf, n);
+	return page_put_new(s, pool, key, leaf, item);
 }
 
 int page_put(struct shard *s, const struct key *key,
 	     const struct codec_page *page, enum put_try how)
 {
 	struct tmem_pool *pool = shard_pool(key);
-	uint32_t n = key->index % LEAF_PAGES;
 	struct pack_item item = page->item;
-	uint64_t word = 0;
+	bool has = false;
 	uint32_t leaf;
 
 	if (!pool)
@@ -194,14 +254,11 @@ int page_put(struct shard *s, const struct key *key,
 	item.spread = s->n;
 	leaf = leaf_find(s, key);
 	if (leaf)
-		word = word_of(leaf_at(s->tm, leaf), n);
-	if (!word && atomic_load(&key->cl->frozen))
+		has = word_of(leaf_at(s->tm, leaf), key->index % LEAF_PAGES);
+	if (has)
+		return page_put_again(s, pool, key, leaf, &item, how);
+	if (atomic_load(&key->cl->frozen))
 		return -EBUSY;
-	if (!word)
-		return page_put_new(s, pool, key, leaf, &item);
-	if (how == PUT_GENTLY)
-		return page_replace(s, pool, word_unit(leaf, n), word, &item);
-	page_remove(s, leaf, n);
 	return page_put_new(s, pool, key, leaf, &item);
 }
 
@@ -215,7 +272,9 @@ int page_get(struct shard *s, const struct key *key, void *buf,
 	if (!leaf || !word_of(leaf_at(s->tm, leaf), n))
 		return -ENOENT;
 	pack_read(&s->tm->pack, word_unit(leaf, n), buf, item_out);
-	if (pool->kind == KIND_EPHEMERAL)
+	if (!pool->cl)
+		age_renew(page_client(s, leaf, n), word_unit(leaf, n));
+	else if (pool->kind == KIND_EPHEMERAL)
 		page_drop(s, leaf, n);
 	return 0;
 }

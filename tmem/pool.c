@@ -20,22 +20,47 @@ static int flags_check(const struct tmem_client *cl, uint32_t flags,
 		return 0;
 	if (flags & TMEM_PERSISTENT || !uuid)
 		return -EINVAL;
-	return client_is_authorised(cl, uuid) ? -ENOSYS : -EACCES;
+	return client_is_authorised(cl, uuid) ? 0 : -EACCES;
 }
 
-static int pool_begin(struct tmem_client *cl, enum pool_kind kind)
+void pool_name(struct tmem_pool *pool)
 {
-	for (int id = 0; id < TMEM_POOLS_MAX; id++) {
-		struct tmem_pool *pool = &cl->pool[id];
+	memset(pool->object, 0, sizeof(pool->object));
+	pool->name = atomic_fetch_add(&pool->tm->pool_names, 1) + 1;
+}
 
-		if (atomic_load(&pool->live))
-			continue;
-		pool->kind = kind;
-		memset(pool->object, 0, sizeof(pool->object));
-		atomic_store(&pool->live, true);
-		return id;
-	}
+void pool_show(struct pool_slot *slot, struct tmem_pool *pool)
+{
+	atomic_store(&slot->name, pool->name);
+	atomic_store(&slot->pool, pool);
+}
+
+static int slot_find(const struct tmem_client *cl)
+{
+	LOCK_ASSERT(LOCK_CLIENT);
+	for (int id = 0; id < TMEM_POOLS_MAX; id++)
+		if (!atomic_load(&cl->slot[id].pool))
+			return id;
 	return -ENOSPC;
+}
+
+static int pool_begin(struct tmem_client *cl, uint32_t flags,
+		      const uint8_t uuid[16])
+{
+	int id = slot_find(cl);
+	int rc;
+
+	if (id < 0)
+		return id;
+	if (flags & TMEM_SHARED) {
+		rc = shared_join(cl, &cl->slot[id], uuid);
+		return rc ? rc : id;
+	}
+	cl->own[id].kind =
+		flags & TMEM_PERSISTENT ? KIND_PERSISTENT : KIND_EPHEMERAL;
+	pool_name(&cl->own[id]);
+	pool_show(&cl->slot[id], &cl->own[id]);
+	return id;
 }
 
 int tmem_pool_create(struct tmem_client *cl, uint32_t flags,
@@ -48,8 +73,7 @@ int tmem_pool_create(struct tmem_client *cl, uint32_t flags,
 	lock_take(&cl->lock);
 	rc = flags_check(cl, flags, uuid);
 	if (!rc)
-		rc = pool_begin(cl, flags & TMEM_PERSISTENT ? KIND_PERSISTENT
-							    : KIND_EPHEMERAL);
+		rc = pool_begin(cl, flags, uuid);
 	lock_drop(&cl->lock);
 	return rc;
 }
@@ -88,14 +112,18 @@ static void pool_clear_shard(struct tmem_pool *pool, struct shard *s)
 	}
 }
 
-void pool_end(struct tmem_pool *pool)
+void pool_end(struct tmem_client *cl, struct pool_slot *slot)
 {
-	struct tmem *tm = pool->cl->tm;
+	struct tmem_pool *pool = atomic_load(&slot->pool);
 
 	LOCK_ASSERT(LOCK_CLIENT);
-	atomic_store(&pool->live, false);
-	for (unsigned n = 0; n < tm->shards; n++)
-		pool_clear_shard(pool, &tm->shard[n]);
+	if (!pool->cl) {
+		shared_leave(cl, slot);
+		return;
+	}
+	atomic_store(&slot->pool, NULL);
+	for (unsigned n = 0; n < cl->tm->shards; n++)
+		pool_clear_shard(pool, &cl->tm->shard[n]);
 }
 
 int tmem_pool_destroy(struct tmem_client *cl, int pool)
@@ -107,8 +135,8 @@ int tmem_pool_destroy(struct tmem_client *cl, int pool)
 	if (pool < 0 || pool >= TMEM_POOLS_MAX)
 		return -ENOENT;
 	lock_take(&cl->lock);
-	if (atomic_load(&cl->pool[pool].live)) {
-		pool_end(&cl->pool[pool]);
+	if (atomic_load(&cl->slot[pool].pool)) {
+		pool_end(cl, &cl->slot[pool]);
 		rc = 0;
 	}
 	lock_drop(&cl->lock);
@@ -146,8 +174,7 @@ int tmem_flush_object(struct tmem_client *cl, int pool,
 	if (!cl || !oid)
 		return -EINVAL;
 	tm = cl->tm;
-	key = (struct key){.cl = cl, .pool = (uint32_t)pool, .oid = *oid};
-	key.hash = key_hash(tm, cl, key.pool, oid);
+	key = key_make(cl, pool, oid, 0);
 	for (unsigned n = 0; n < tm->shards; n++)
 		flush_object_in(&tm->shard[n], &key);
 	lock_take(&tm->shard[0].lock);

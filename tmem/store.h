@@ -18,12 +18,17 @@
  * are named by unit (arena.h).
  *
  * Cost of a stored page, metadata alone: an eighth of a leaf (11 bytes,
- * persistent; 19, ephemeral), 8 in front of the payload, and 0.25 to 1 for
- * the table: 20 bytes where indexes are dense (28 if ephemeral).
+ * persistent; 20, ephemeral), 8 in front of the payload, and 0.25 to 1 for
+ * the table: 20 bytes where indexes are dense (29 if ephemeral).
  *
- * A page is reached only under its shard's lock. A pool that ends is first no
- * longer live, then each shard is locked and cleared of it; after that no
- * thread can be using it, and its id may be given out again.
+ * A page is reached only under its shard's lock. A pool that ends first leaves
+ * its slot, then each shard is locked and cleared of it; after that no thread
+ * can be using it, and its id may be given out again. Pools have a name that
+ * never returns, so a key made of the slot's earlier pool reaches nothing.
+ *
+ * In a shared pool each page belongs to the member who put it: its charge, its
+ * age and its end are that client's. What leads to the page (leaf, object) is
+ * nobody's there, and counted in shared_bytes.
  */
 #ifndef TMEM_STORE_H
 #define TMEM_STORE_H
@@ -80,17 +85,33 @@ struct link {
 struct leaf_ephemeral {
 	struct leaf leaf;
 	struct link link[LEAF_PAGES];
+	uint8_t member[LEAF_PAGES]; /* of a shared pool: who put it */
 };
 
 _Static_assert(sizeof(struct leaf) == 88, "see the cost above");
-_Static_assert(sizeof(struct leaf_ephemeral) == 152, "see the cost above");
+_Static_assert(sizeof(struct leaf_ephemeral) == 160, "see the cost above");
 
 struct tmem_pool {
-	_Atomic bool live;
-	struct tmem_client *cl;
+	struct tmem *tm;
+	struct tmem_client *cl; /* NULL: it is a shared pool */
+	uint64_t name;		/* no other pool ever had it */
 	enum pool_kind kind;
-	uint32_t id;
 	uint32_t object[SHARDS_MAX]; /* first of each; lock: that shard */
+};
+
+/* What a client's pool id stands for. Changed under the client's lock. */
+struct pool_slot {
+	_Atomic(struct tmem_pool *) pool; /* NULL: nothing */
+	_Atomic uint64_t name;
+	uint8_t member; /* this client's number in a shared pool */
+};
+
+struct shared_pool {
+	struct tmem_pool pool;
+	struct shared_pool *next; /* lock: shared, as all below */
+	uint8_t uuid[16];
+	unsigned members;
+	struct tmem_client *member[TMEM_MEMBERS_MAX];
 };
 
 struct shard {
@@ -111,7 +132,6 @@ struct client_auth {
 struct tmem_client {
 	struct tmem *tm;
 	struct tmem_client *next; /* lock: clients */
-	uint32_t id;
 	char name[TMEM_NAME_MAX];
 	_Atomic uint32_t weight;
 	_Atomic uint64_t cap;
@@ -121,7 +141,8 @@ struct tmem_client {
 	_Atomic uint64_t bytes; /* charged, both kinds */
 	_Atomic uint64_t bytes_ephemeral;
 	struct lock lock;
-	struct tmem_pool pool[TMEM_POOLS_MAX];
+	struct pool_slot slot[TMEM_POOLS_MAX];
+	struct tmem_pool own[TMEM_POOLS_MAX];
 	unsigned auths;
 	struct client_auth auth[TMEM_AUTHS_MAX];
 	struct lock age_lock;
@@ -136,7 +157,10 @@ struct tmem {
 	struct pack pack;
 	pthread_rwlock_t clients_lock;
 	struct tmem_client *clients;
-	uint32_t client_ids;
+	struct lock shared_lock;
+	struct shared_pool *shared;
+	_Atomic uint64_t shared_bytes; /* leaves and objects in shared pools */
+	_Atomic uint64_t pool_names;
 	uint32_t scratch_block;
 	uint64_t secret;
 	unsigned shards; /* a power of two */
@@ -149,6 +173,7 @@ struct key {
 	uint32_t pool;
 	uint32_t index;
 	struct tmem_oid oid;
+	uint64_t name; /* of the pool; 0: there is none */
 	uint64_t hash; /* of all but the index */
 };
 
@@ -182,11 +207,26 @@ static inline struct tmem *tmem_inside(const struct tmem *tm)
 	return (struct tmem *)(uintptr_t)tm;
 }
 
-/* ---- client.c, pool.c
- * ---------------------------------------------------------- */
+/* ---- client.c, pool.c, shared.c ----------------------------------------- */
 
 /* All pages of the pool go; its id is free again. Lock: client. */
-void pool_end(struct tmem_pool *pool);
+void pool_end(struct tmem_client *cl, struct pool_slot *slot);
+
+/* Gives the pool a name and the slot the pool. Lock: client. */
+void pool_name(struct tmem_pool *pool);
+void pool_show(struct pool_slot *slot, struct tmem_pool *pool);
+
+/*
+ * The shared pool of this uuid for a slot that is free, made if nobody is in
+ * it. -ENOSPC: too many members; -ENOMEM. Lock: client.
+ */
+MUST_CHECK int shared_join(struct tmem_client *cl, struct pool_slot *slot,
+			   const uint8_t uuid[16]);
+
+/* The client's pages go, and with the last member the pool. Lock: client. */
+void shared_leave(struct tmem_client *cl, struct pool_slot *slot);
+bool shared_is(const struct tmem_pool *pool, const uint8_t uuid[16]);
+struct tmem_client *shared_member(struct tmem_pool *pool, uint8_t member);
 
 /* Lock: client. */
 bool client_is_authorised(const struct tmem_client *cl, const uint8_t uuid[16]);
@@ -197,10 +237,16 @@ MUST_CHECK int client_charge(struct tmem_client *cl, enum pool_kind kind,
 void client_uncharge(struct tmem_client *cl, enum pool_kind kind,
 		     uint64_t bytes);
 
+/* The same for what leads to pages of the pool. */
+MUST_CHECK int pool_charge(struct tmem_pool *pool, uint64_t bytes);
+void pool_uncharge(struct tmem_pool *pool, uint64_t bytes);
+
 /* ---- key.c: objects and leaves; lock: shard ----------------------------- */
 
-uint64_t key_hash(const struct tmem *tm, const struct tmem_client *cl,
-		  uint32_t pool, const struct tmem_oid *oid);
+struct key key_make(struct tmem_client *cl, int pool,
+		    const struct tmem_oid *oid, uint32_t index);
+uint64_t key_hash(const struct tmem *tm, uint64_t pool_name,
+		  const struct tmem_oid *oid);
 struct shard *key_shard(const struct key *key);
 struct leaf *leaf_at(const struct tmem *tm, uint32_t unit);
 struct object *object_at(const struct tmem *tm, uint32_t unit);
@@ -255,10 +301,19 @@ void page_flush(struct shard *s, const struct key *key);
 /* Drops all pages of a leaf, and the leaf. */
 void leaf_clear(struct shard *s, uint32_t leaf);
 
+/* Drops those that this member of a shared pool has put. */
+void leaf_clear_member(struct shard *s, uint32_t leaf, uint8_t member);
+
+/* Who is charged for the page. */
+struct tmem_client *page_client(const struct shard *s, uint32_t leaf,
+				uint32_t n);
+
 /* ---- age.c: ephemeral pages by age --------------------------------------- */
 
 void age_append(struct tmem_client *cl, uint32_t word);
 void age_remove(struct tmem_client *cl, uint32_t word);
+/* The page is now the newest. */
+void age_renew(struct tmem_client *cl, uint32_t word);
 /* The oldest page and its shard, or 0. */
 uint32_t age_oldest(struct tmem_client *cl, unsigned *shard_out);
 /* Verifies the list. 0 or -EUCLEAN. */

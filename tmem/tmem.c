@@ -100,6 +100,7 @@ static int tmem_init(struct tmem *tm, uint64_t budget_bytes)
 	int rc;
 
 	tm->secret = memory_secret();
+	lock_init(&tm->shared_lock, LOCK_SHARED);
 	tm->shards = shards_for(budget_bytes);
 	rc = arena_init(&tm->tables, &tm->budget, SLAB_BLOCK_SHIFT,
 			TABLES_PIECE_SHIFT, TABLES_PIECES, ARENA_CHARGE_BLOCKS);
@@ -166,6 +167,7 @@ void tmem_destroy(struct tmem *tm)
 	shards_fini(tm);
 	pack_fini(&tm->pack);
 	arena_fini(&tm->tables);
+	lock_fini(&tm->shared_lock);
 	pthread_rwlock_destroy(&tm->clients_lock);
 	ops->free(tm);
 }
@@ -195,20 +197,6 @@ void shards_drop(struct tmem *tm)
 {
 	for (unsigned n = tm->shards; n--;)
 		lock_drop(&tm->shard[n].lock);
-}
-
-static struct key key_make(struct tmem_client *cl, int pool,
-			   const struct tmem_oid *oid, uint32_t index)
-{
-	struct key key = {
-		.cl = cl,
-		.pool = (uint32_t)pool,
-		.index = index,
-		.oid = *oid,
-	};
-
-	key.hash = key_hash(cl->tm, cl, key.pool, &key.oid);
-	return key;
 }
 
 static bool is_no_room(int rc)
@@ -312,10 +300,11 @@ uint64_t tmem_flush(struct tmem *tm, uint64_t bytes)
 uint64_t tmem_freeable(const struct tmem *tm)
 {
 	struct tmem *inside = tmem_inside(tm);
-	uint64_t bytes = 0;
+	uint64_t bytes;
 
 	if (!tm)
 		return 0;
+	bytes = atomic_load(&tm->shared_bytes);
 	clients_take(inside, CLIENTS_READ);
 	for (struct tmem_client *cl = tm->clients; cl; cl = cl->next)
 		bytes += atomic_load(&cl->bytes_ephemeral);

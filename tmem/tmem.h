@@ -26,6 +26,7 @@
 #define TMEM_POOLS_MAX	   16 /* of one client */
 #define TMEM_NAME_MAX	   64 /* of a client, with the terminating 0 */
 #define TMEM_AUTHS_MAX	   64 /* shared pools one client may join */
+#define TMEM_MEMBERS_MAX   64 /* joins of one shared pool */
 #define TMEM_WEIGHT_NORMAL 1000
 
 /* G(name, unit, help): gauge.  C(name, unit, help): counter. */
@@ -97,21 +98,25 @@ int tmem_client_set(struct tmem_client *cl, uint32_t weight, uint64_t cap_bytes,
 		    uint64_t reserve_bytes, bool compress);
 
 /*
- * May the client join the shared pool of this uuid? -ENOSPC: too many;
- * -ENOMEM.
+ * May the client join the shared pool of this uuid? What it no longer may join
+ * it leaves at once. -ENOSPC: too many.
  */
 int tmem_client_auth(struct tmem_client *cl, const uint8_t uuid[16], bool on);
 
 /*
  * Returns the pool's id, 0 to TMEM_POOLS_MAX - 1. uuid may be NULL unless the
  * pool is shared. -EINVAL: unknown flags, or shared and persistent; -EACCES:
- * not authorised for this uuid; -ENOSPC: no pool left; -ENOMEM; -ENOSYS: an
- * authorised join of a shared pool, which this version does not have.
+ * not authorised for this uuid; -ENOSPC: no pool left, or too many members;
+ * -ENOMEM. A shared pool is there while any client is in it, and each sees what
+ * the others put; a page belongs to the client that put it.
  */
 int tmem_pool_create(struct tmem_client *cl, uint32_t flags,
 		     const uint8_t uuid[16]);
 
-/* -ENOENT: no such pool. */
+/*
+ * Of a shared pool, the client's own pages go, and the client leaves. -ENOENT:
+ * no such pool.
+ */
 int tmem_pool_destroy(struct tmem_client *cl, int pool);
 
 /*
@@ -126,7 +131,8 @@ int tmem_put(struct tmem_client *cl, int pool, const struct tmem_oid *oid,
 /*
  * -ENOENT: a miss, or no such pool; page_out is untouched. -EUCLEAN: the stored
  * copy is damaged (a bug or bad memory, never the guest's doing). From an
- * ephemeral pool the page is removed.
+ * ephemeral pool the page is removed; in a shared one it stays, and is now the
+ * newest of the client's that put it.
  */
 int tmem_get(struct tmem_client *cl, int pool, const struct tmem_oid *oid,
 	     uint32_t index, void *page_out);
