@@ -1,48 +1,76 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The store alone: puts and gets per second for 1, 2, 4 and 8 threads, and what
- * part of its memory is payload after churn. Pages compress as a desktop's do
- * (half below 2 KiB); threads use keys of their own in one object, as the
- * memory manager's fault threads do.
+ * The hot part of bench/store_bench.py: the same pages through our store and
+ * through its rivals, each printing one JSON object.
  *
- *   store [--json] [--pages N]
+ *   store speed ours PAGES THREADS            put, put again, get, per phase
+ *   store speed zram PAGES THREADS DEVICE     the seconds it took
+ *   store speed swap PAGES THREADS            out by MADV_PAGEOUT, in by touch
+ *   store latency ours PAGES SEED             each get timed, random order
+ *   store latency zram PAGES SEED DEVICE
+ *   store churn ours PAGES SEED               ten times over, random sizes
+ *   store churn zram PAGES SEED DEVICE
+ *   store evict PAGES                         ephemeral pages dropped
+ *
+ * PAGES is a file of 4096-byte pages. Every page that comes back is compared
+ * with what went in; a difference is exit code 1.
+ *
+ * zram is a block device, so it is given what suits it best: O_DIRECT, no page
+ * cache, 1 MiB a call from huge pages, which spreads a system call over 256
+ * pages and leaves compression and its allocator. Its work is done in the
+ * caller, as ours is, so the process's CPU time is all of the cost of either.
+ * Swap pays for reclaim and page tables besides; it is the way those who use
+ * zram or zswap pay.
  */
 #include "tmem/tmem.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/fs.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
-#define THREADS_MAX 8
+#define THREADS_MAX 16
 #define CHURNS	    10
-#define SAMPLES	    256 /* different pages */
+#define STRIDE	    7919 /* prime: an order that helps no cache */
+#define IO_PAGES    256	 /* of one call to zram; 1 MiB */
+#define HUGE_BYTES  ((size_t)2 << 20)
 
-struct run {
-	unsigned threads;
-	double puts_per_s;
-	double gets_per_s;
-	double put_cpu_ns; /* of one put; free of other load on the machine */
-	double get_cpu_ns;
+struct seconds {
+	double wall;
+	double cpu; /* of all threads */
 };
 
-struct phase {
-	double wall_s;
-	double cpu_s; /* of all threads */
+struct bench {
+	unsigned char *pages; /* what is stored */
+	uint32_t count;
+	unsigned threads;
+	struct tmem *tm;
+	struct tmem_client *cl;
+	unsigned char *area; /* swapped out and in */
+	unsigned char *buf;  /* IO_PAGES for each thread */
+	int fd;		     /* of zram */
+	uint64_t seed;
 };
 
 struct worker {
 	pthread_t thread;
-	struct tmem_client *cl;
-	int pool;
+	struct bench *b;
+	void (*work)(struct worker *);
+	unsigned char *buf; /* IO_PAGES */
 	uint32_t first;
-	uint32_t pages;
+	uint32_t count;
 	uint64_t failed;
 };
 
-static unsigned char samples[SAMPLES][PAGE_BYTES];
 static const struct tmem_oid oid = {{1, 0, 0}};
 
 static uint64_t random_next(uint64_t *state)
@@ -54,23 +82,6 @@ static uint64_t random_next(uint64_t *state)
 	return z ^ z >> 31;
 }
 
-/* Short runs of random bytes and repeats, from nearly empty to random. */
-static void samples_make(void)
-{
-	uint64_t state = 1;
-
-	for (unsigned s = 0; s < SAMPLES; s++)
-		for (unsigned i = 0; i < PAGE_BYTES; i += 16) {
-			bool fresh = random_next(&state) % SAMPLES < s;
-
-			for (unsigned b = 0; b < 16; b++)
-				samples[s][i + b] =
-					fresh ? (unsigned char)random_next(
-							&state)
-					      : (unsigned char)(b * s);
-		}
-}
-
 static double now_s(clockid_t clock)
 {
 	struct timespec ts;
@@ -79,196 +90,496 @@ static double now_s(clockid_t clock)
 	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
-static void *work_put(void *arg)
+static void die(const char *what)
 {
-	struct worker *w = arg;
-
-	for (uint32_t i = w->first; i < w->first + w->pages; i++)
-		w->failed += tmem_put(w->cl, w->pool, &oid, i,
-				      samples[i * 7 % SAMPLES]) != 0;
-	return NULL;
+	fprintf(stderr, "store: %s: %s\n", what, strerror(errno));
+	exit(1);
 }
 
-/* In an order of no help to caches: a stride prime to the count. */
-static void *work_get(void *arg)
+static void fail(const char *what)
 {
-	struct worker *w = arg;
-	unsigned char page[PAGE_BYTES];
+	fprintf(stderr, "store: %s\n", what);
+	exit(1);
+}
+
+/* Anonymous memory, all there, in huge pages if it may be. */
+static unsigned char *memory_make(size_t bytes, int advice)
+{
+	char *at = mmap(NULL, bytes + HUGE_BYTES, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (at == MAP_FAILED)
+		die("memory");
+	at += -(uintptr_t)at & (HUGE_BYTES - 1);
+	/* A kernel without huge pages refuses, which is as well. */
+	(void)madvise(at, bytes, advice);
+	memset(at, 1, bytes);
+	return (unsigned char *)at;
+}
+
+static void pages_load(struct bench *b, const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	struct stat st;
+	size_t have = 0;
+
+	b->buf = memory_make((size_t)THREADS_MAX * IO_PAGES * PAGE_BYTES,
+			     MADV_HUGEPAGE);
+	if (fd < 0 || fstat(fd, &st))
+		die(path);
+	b->count = (uint32_t)(st.st_size / PAGE_BYTES);
+	if (b->count < IO_PAGES * THREADS_MAX)
+		fail("too few pages");
+	b->pages = memory_make((size_t)b->count * PAGE_BYTES, MADV_HUGEPAGE);
+	while (have < (size_t)b->count * PAGE_BYTES) {
+		ssize_t n = read(fd, b->pages + have,
+				 (size_t)b->count * PAGE_BYTES - have);
+
+		if (n <= 0)
+			die(path);
+		have += (size_t)n;
+	}
+	close(fd);
+}
+
+static unsigned char *page_at(const struct bench *b, uint32_t i)
+{
+	return b->pages + (size_t)i * PAGE_BYTES;
+}
+
+static void ours_open(struct bench *b, uint32_t flags)
+{
+	if (tmem_create(0, &b->tm) || tmem_client_create(b->tm, "b", &b->cl) ||
+	    tmem_pool_create(b->cl, flags, NULL) != 0)
+		fail("no store");
+}
+
+static void zram_open(struct bench *b, const char *device)
+{
+	b->fd = open(device, O_RDWR | O_DIRECT | O_CLOEXEC);
+	if (b->fd < 0)
+		die(device);
+}
+
+/* Workers: each its own part of the pages. */
+
+static void ours_put(struct worker *w)
+{
+	for (uint32_t i = w->first; i < w->first + w->count; i++)
+		w->failed +=
+			tmem_put(w->b->cl, 0, &oid, i, page_at(w->b, i)) != 0;
+}
+
+static void ours_get(struct worker *w)
+{
 	uint64_t at = 0;
 
-	for (uint32_t i = 0; i < w->pages; i++) {
-		at = (at + 7919) % w->pages;
-		w->failed += tmem_get(w->cl, w->pool, &oid,
-				      w->first + (uint32_t)at, page) != 0;
+	for (uint32_t i = 0; i < w->count; i++) {
+		unsigned char *to = w->buf + i % IO_PAGES * PAGE_BYTES;
+
+		at = (at + STRIDE) % w->count;
+		w->failed += tmem_get(w->b->cl, 0, &oid,
+				      w->first + (uint32_t)at, to) != 0;
 	}
+}
+
+static void ours_verify(struct worker *w)
+{
+	for (uint32_t i = w->first; i < w->first + w->count; i++)
+		w->failed += tmem_get(w->b->cl, 0, &oid, i, w->buf) != 0 ||
+			     memcmp(w->buf, page_at(w->b, i), PAGE_BYTES) != 0;
+}
+
+static size_t zram_step(const struct worker *w, uint32_t done)
+{
+	uint32_t left = w->count - done;
+
+	return (size_t)(left < IO_PAGES ? left : IO_PAGES) * PAGE_BYTES;
+}
+
+static void zram_put(struct worker *w)
+{
+	for (uint32_t i = 0; i < w->count; i += IO_PAGES) {
+		size_t bytes = zram_step(w, i);
+
+		w->failed +=
+			pwrite(w->b->fd, page_at(w->b, w->first + i), bytes,
+			       (off_t)(w->first + i) * PAGE_BYTES) !=
+			(ssize_t)bytes;
+	}
+}
+
+static void zram_get(struct worker *w)
+{
+	for (uint32_t i = 0; i < w->count; i += IO_PAGES) {
+		size_t bytes = zram_step(w, i);
+
+		w->failed += pread(w->b->fd, w->buf, bytes,
+				   (off_t)(w->first + i) * PAGE_BYTES) !=
+			     (ssize_t)bytes;
+	}
+}
+
+static void zram_verify(struct worker *w)
+{
+	for (uint32_t i = 0; i < w->count; i += IO_PAGES) {
+		size_t bytes = zram_step(w, i);
+
+		w->failed +=
+			pread(w->b->fd, w->buf, bytes,
+			      (off_t)(w->first + i) * PAGE_BYTES) !=
+				(ssize_t)bytes ||
+			memcmp(w->buf, page_at(w->b, w->first + i), bytes) != 0;
+	}
+}
+
+static unsigned char *area_at(const struct bench *b, uint32_t i)
+{
+	return b->area + (size_t)i * PAGE_BYTES;
+}
+
+static void swap_put(struct worker *w)
+{
+	w->failed += madvise(area_at(w->b, w->first),
+			     (size_t)w->count * PAGE_BYTES, MADV_PAGEOUT) != 0;
+}
+
+static void swap_get(struct worker *w)
+{
+	uint64_t at = 0;
+
+	for (uint32_t i = 0; i < w->count; i++) {
+		at = (at + STRIDE) % w->count;
+		(void)*(volatile unsigned char *)area_at(
+			w->b, w->first + (uint32_t)at);
+	}
+}
+
+static void swap_verify(struct worker *w)
+{
+	w->failed += memcmp(area_at(w->b, w->first), page_at(w->b, w->first),
+			    (size_t)w->count * PAGE_BYTES) != 0;
+}
+
+static void *worker_run(void *arg)
+{
+	struct worker *w = arg;
+
+	w->work(w);
 	return NULL;
 }
 
-static struct phase run_phase(struct worker *w, unsigned n,
-			      void *(*work)(void *))
-{
-	struct phase phase = {-now_s(CLOCK_MONOTONIC),
-			      -now_s(CLOCK_PROCESS_CPUTIME_ID)};
-	unsigned begun = 0;
-
-	while (begun < n &&
-	       !pthread_create(&w[begun].thread, NULL, work, &w[begun]))
-		begun++;
-	for (unsigned i = 0; i < begun; i++)
-		pthread_join(w[i].thread, NULL);
-	if (begun < n)
-		w[begun].failed++;
-	phase.wall_s += now_s(CLOCK_MONOTONIC);
-	phase.cpu_s += now_s(CLOCK_PROCESS_CPUTIME_ID);
-	return phase;
-}
-
-static int run_threads(unsigned n, uint32_t pages, struct run *out)
+/* All threads do work on their parts; what it took. */
+static struct seconds phase(struct bench *b, void (*work)(struct worker *))
 {
 	struct worker w[THREADS_MAX] = {0};
-	struct tmem_client *cl;
-	struct tmem *tm;
-	uint64_t failed = 0;
-	struct phase put, get;
-	uint32_t ops = pages / n * n;
-	int rc = tmem_create(0, &tm);
+	struct seconds s;
+	uint32_t part = b->count / b->threads;
 
-	if (rc)
-		return rc;
-	rc = tmem_client_create(tm, "bench", &cl);
-	if (rc)
-		goto destroy;
-	for (unsigned i = 0; i < n; i++) {
-		w[i].cl = cl;
-		w[i].pages = pages / n;
-		w[i].first = i * (pages / n);
+	for (unsigned i = 0; i < b->threads; i++) {
+		w[i].b = b;
+		w[i].work = work;
+		w[i].buf = b->buf + (size_t)i * IO_PAGES * PAGE_BYTES;
+		w[i].first = i * part;
+		w[i].count = part;
 	}
-	rc = tmem_pool_create(cl, TMEM_PERSISTENT, NULL);
-	if (rc < 0)
-		goto destroy;
-	rc = 0;
-	put = run_phase(w, n, work_put);
-	get = run_phase(w, n, work_get);
-	for (unsigned i = 0; i < n; i++)
-		failed += w[i].failed;
-	if (failed)
-		rc = -EIO;
-	out->threads = n;
-	out->puts_per_s = ops / put.wall_s;
-	out->gets_per_s = ops / get.wall_s;
-	out->put_cpu_ns = put.cpu_s * 1e9 / ops;
-	out->get_cpu_ns = get.cpu_s * 1e9 / ops;
-destroy:
-	tmem_destroy(tm);
-	return rc;
+	s.wall = -now_s(CLOCK_MONOTONIC);
+	s.cpu = -now_s(CLOCK_PROCESS_CPUTIME_ID);
+	for (unsigned i = 0; i < b->threads; i++)
+		if (pthread_create(&w[i].thread, NULL, worker_run, &w[i]))
+			fail("no thread");
+	for (unsigned i = 0; i < b->threads; i++)
+		pthread_join(w[i].thread, NULL);
+	s.cpu += now_s(CLOCK_PROCESS_CPUTIME_ID);
+	s.wall += now_s(CLOCK_MONOTONIC);
+	for (unsigned i = 0; i < b->threads; i++)
+		if (w[i].failed)
+			fail("a page was refused, lost or changed");
+	return s;
 }
 
-static int run_churn(uint32_t pages, struct tmem_stats *st)
+/* Bytes of this process that are anonymous and there. */
+static uint64_t resident_bytes(void)
 {
-	uint64_t state = 2;
-	struct tmem_client *cl;
-	struct tmem *tm;
-	int rc = tmem_create(0, &tm);
+	FILE *f = fopen("/proc/self/smaps_rollup", "r");
+	char line[256];
+	uint64_t kib = 0;
 
-	if (rc)
-		return rc;
-	rc = tmem_client_create(tm, "bench", &cl);
-	if (rc)
-		goto destroy;
-	rc = tmem_pool_create(cl, TMEM_PERSISTENT, NULL);
-	if (rc < 0)
-		goto destroy;
-	rc = 0;
-	for (uint64_t n = 0; n < (uint64_t)pages * CHURNS && !rc; n++) {
-		uint32_t i = (uint32_t)(random_next(&state) % pages);
+	if (!f)
+		die("smaps_rollup");
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "Anonymous: %" SCNu64, &kib) == 1)
+			break;
+	fclose(f);
+	return kib << 10;
+}
+
+static void print_seconds(const char *name, struct seconds s)
+{
+	printf("\"%s_wall_s\": %.6f, \"%s_cpu_s\": %.6f, ", name, s.wall, name,
+	       s.cpu);
+}
+
+static void print_store(const struct bench *b, uint64_t resident)
+{
+	struct tmem_stats st;
+
+	tmem_stats(b->tm, &st);
+	printf("\"stored_bytes\": %" PRIu64 ", \"metadata_bytes\": %" PRIu64
+	       ", \"slack_bytes\": %" PRIu64 ", \"used_bytes\": %" PRIu64
+	       ", \"store_pages\": %" PRIu64 ", \"raw_pages\": %" PRIu64
+	       ", \"resident_bytes\": %" PRIu64 ", ",
+	       st.stored_bytes, st.metadata_bytes, st.slack_bytes,
+	       st.used_bytes, st.pages, st.pages_raw, resident);
+}
+
+static void speed_ours(struct bench *b)
+{
+	uint64_t before = resident_bytes();
+	struct seconds put, again, get;
+
+	ours_open(b, TMEM_PERSISTENT);
+	put = phase(b, ours_put);
+	print_store(b, resident_bytes() - before);
+	again = phase(b, ours_put);
+	get = phase(b, ours_get);
+	(void)phase(b, ours_verify);
+	print_seconds("put", put);
+	print_seconds("again", again);
+	print_seconds("get", get);
+	tmem_destroy(b->tm);
+}
+
+static void speed_zram(struct bench *b, const char *device)
+{
+	zram_open(b, device);
+	print_seconds("put", phase(b, zram_put));
+	print_seconds("again", phase(b, zram_put));
+	print_seconds("get", phase(b, zram_get));
+	(void)phase(b, zram_verify);
+	close(b->fd);
+}
+
+/* Part of the area that is not in memory. */
+static double swapped_part(const struct bench *b)
+{
+	unsigned char *there = malloc(b->count);
+	uint32_t out = 0;
+
+	if (!there || mincore(b->area, (size_t)b->count * PAGE_BYTES, there))
+		die("mincore");
+	for (uint32_t i = 0; i < b->count; i++)
+		out += !(there[i] & 1);
+	free(there);
+	return (double)out / b->count;
+}
+
+static void speed_swap(struct bench *b)
+{
+	size_t bytes = (size_t)b->count * PAGE_BYTES;
+
+	b->area = memory_make(bytes, MADV_NOHUGEPAGE);
+	memcpy(b->area, b->pages, bytes);
+	print_seconds("put", phase(b, swap_put));
+	printf("\"swapped\": %.4f, ", swapped_part(b));
+	print_seconds("get", phase(b, swap_get));
+	(void)phase(b, swap_verify);
+}
+
+static int double_compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+static bool get_one(struct bench *b, uint32_t i, unsigned char *to)
+{
+	if (b->tm)
+		return !tmem_get(b->cl, 0, &oid, i, to);
+	return pread(b->fd, to, PAGE_BYTES, (off_t)i * PAGE_BYTES) ==
+	       PAGE_BYTES;
+}
+
+static void latency(struct bench *b)
+{
+	uint32_t n = b->count;
+	double *took = malloc(n * sizeof(*took));
+	unsigned char *buf = memory_make(PAGE_BYTES, MADV_NOHUGEPAGE);
+
+	if (!took)
+		die("memory");
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t k = (uint32_t)(random_next(&b->seed) % n);
+		double start = now_s(CLOCK_MONOTONIC);
+
+		if (!get_one(b, k, buf))
+			fail("a page was lost");
+		took[i] = now_s(CLOCK_MONOTONIC) - start;
+		if (memcmp(buf, page_at(b, k), PAGE_BYTES))
+			fail("a page has changed");
+	}
+	qsort(took, n, sizeof(*took), double_compare);
+	printf("\"get_p50_us\": %.3f, \"get_p99_us\": %.3f, "
+	       "\"get_p999_us\": %.3f, ",
+	       took[n / 2] * 1e6, took[(uint64_t)n * 99 / 100] * 1e6,
+	       took[(uint64_t)n * 999 / 1000] * 1e6);
+	free(took);
+}
+
+/* A page that compresses to about its number of random bytes. */
+static void size_fill(unsigned char *page, uint64_t *state)
+{
+	uint64_t r = random_next(state) % PAGE_BYTES;
+
+	for (uint64_t i = 0; i < r; i++)
+		page[i] = (unsigned char)random_next(state);
+	memset(page + r, (int)(r & 0xff), PAGE_BYTES - r);
+}
+
+static bool churn_flush(struct bench *b, uint32_t i)
+{
+	uint64_t range[2] = {(uint64_t)i * PAGE_BYTES, PAGE_BYTES};
+
+	if (b->tm)
+		return !tmem_flush_page(b->cl, 0, &oid, i);
+	return !ioctl(b->fd, BLKDISCARD, range);
+}
+
+static bool churn_put(struct bench *b, uint32_t i, const void *page)
+{
+	if (b->tm)
+		return !tmem_put(b->cl, 0, &oid, i, page);
+	return pwrite(b->fd, page, PAGE_BYTES, (off_t)i * PAGE_BYTES) ==
+	       PAGE_BYTES;
+}
+
+/*
+ * A quarter flushes, the rest puts to random keys; a third of those are of a
+ * size drawn evenly, so that what is freed seldom fits what comes.
+ */
+static void churn(struct bench *b)
+{
+	unsigned char *page = memory_make(PAGE_BYTES, MADV_NOHUGEPAGE);
+	uint64_t state = b->seed;
+
+	for (uint64_t n = 0; n < (uint64_t)b->count * CHURNS; n++) {
+		uint32_t i = (uint32_t)(random_next(&state) % b->count);
 		uint64_t r = random_next(&state);
+		const void *from = page_at(b, (uint32_t)((r >> 8) % b->count));
+		bool ok;
 
-		if (r % 4 == 0)
-			rc = tmem_flush_page(cl, 0, &oid, i);
-		else
-			rc = tmem_put(cl, 0, &oid, i, samples[r / 4 % SAMPLES]);
+		if (r % 4 == 1) {
+			size_fill(page, &state);
+			from = page;
+		}
+		ok = r % 4 == 0 ? churn_flush(b, i) : churn_put(b, i, from);
+		if (!ok)
+			fail("the churn failed");
 	}
-	tmem_stats(tm, st);
-destroy:
-	tmem_destroy(tm);
-	return rc;
 }
 
-static void print_json(const struct run *runs, size_t n,
-		       const struct tmem_stats *st)
+static void evict(struct bench *b)
 {
-	printf("{\"runs\": [");
-	for (size_t i = 0; i < n; i++)
-		printf("%s{\"threads\": %u, \"puts_per_s\": %.0f, "
-		       "\"gets_per_s\": %.0f, \"put_cpu_ns\": %.0f, "
-		       "\"get_cpu_ns\": %.0f}",
-		       i ? ", " : "", runs[i].threads, runs[i].puts_per_s,
-		       runs[i].gets_per_s, runs[i].put_cpu_ns,
-		       runs[i].get_cpu_ns);
-	printf("], \"churn\": {\"pages\": %llu, \"stored_bytes\": %llu, "
-	       "\"metadata_bytes\": %llu, \"slack_bytes\": %llu, "
-	       "\"used_bytes\": %llu, \"payload_ratio\": %.4f}}\n",
-	       (unsigned long long)st->pages,
-	       (unsigned long long)st->stored_bytes,
-	       (unsigned long long)st->metadata_bytes,
-	       (unsigned long long)st->slack_bytes,
-	       (unsigned long long)st->used_bytes,
-	       (double)st->stored_bytes / (double)st->used_bytes);
-}
+	struct tmem_stats st;
+	struct seconds s;
 
-static void print_table(const struct run *runs, size_t n,
-			const struct tmem_stats *st)
-{
-	printf("threads     puts/s     gets/s  CPU ns: put    get\n");
-	for (size_t i = 0; i < n; i++)
-		printf("%7u %10.0f %10.0f %12.0f %6.0f\n", runs[i].threads,
-		       runs[i].puts_per_s, runs[i].gets_per_s,
-		       runs[i].put_cpu_ns, runs[i].get_cpu_ns);
-	printf("after churn: %llu pages, %.1f MiB used, %.2f %% payload, "
-	       "%.2f %% metadata, %.2f %% slack\n",
-	       (unsigned long long)st->pages,
-	       (double)st->used_bytes / (1 << 20),
-	       100.0 * (double)st->stored_bytes / (double)st->used_bytes,
-	       100.0 * (double)st->metadata_bytes / (double)st->used_bytes,
-	       100.0 * (double)st->slack_bytes / (double)st->used_bytes);
+	ours_open(b, TMEM_EPHEMERAL);
+	(void)phase(b, ours_put);
+	s.wall = -now_s(CLOCK_MONOTONIC);
+	s.cpu = -now_s(CLOCK_PROCESS_CPUTIME_ID);
+	(void)tmem_flush(b->tm, UINT64_MAX);
+	s.cpu += now_s(CLOCK_PROCESS_CPUTIME_ID);
+	s.wall += now_s(CLOCK_MONOTONIC);
+	tmem_stats(b->tm, &st);
+	if (st.pages || st.evictions != b->count)
+		fail("not all was evicted");
+	print_seconds("evict", s);
+	tmem_destroy(b->tm);
 }
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: store [--json] [--pages N]\n");
+	fprintf(stderr, "usage: store speed|latency|churn|evict ... "
+			"(see bench/store.c)\n");
 	return 2;
+}
+
+static void run_latency(struct bench *b, const char *device)
+{
+	if (device) {
+		zram_open(b, device);
+		(void)phase(b, zram_put);
+	} else {
+		ours_open(b, TMEM_PERSISTENT);
+		(void)phase(b, ours_put);
+	}
+	latency(b);
+	tmem_destroy(b->tm);
+}
+
+static void run_churn(struct bench *b, const char *device)
+{
+	uint64_t before = resident_bytes();
+
+	if (device) {
+		zram_open(b, device);
+		(void)phase(b, zram_put);
+		churn(b);
+		return;
+	}
+	ours_open(b, TMEM_PERSISTENT);
+	(void)phase(b, ours_put);
+	churn(b);
+	if (tmem_check(b->tm))
+		fail("the store is damaged");
+	print_store(b, resident_bytes() - before);
+	tmem_destroy(b->tm);
+}
+
+static int run(struct bench *b, const char *what, const char *side,
+	       const char *device)
+{
+	if (!strcmp(what, "latency"))
+		run_latency(b, device);
+	else if (!strcmp(what, "churn"))
+		run_churn(b, device);
+	else if (strcmp(what, "speed") != 0)
+		return usage();
+	else if (!strcmp(side, "ours"))
+		speed_ours(b);
+	else if (!strcmp(side, "zram") && device)
+		speed_zram(b, device);
+	else if (!strcmp(side, "swap"))
+		speed_swap(b);
+	else
+		return usage();
+	return 0;
 }
 
 int main(int argc, char **argv)
 {
-	struct run runs[4];
-	struct tmem_stats st;
-	uint32_t pages = 100000;
-	bool json = false;
+	struct bench b = {.threads = 1, .fd = -1};
 	int rc = 0;
 
-	for (int a = 1; a < argc; a++) {
-		if (!strcmp(argv[a], "--json"))
-			json = true;
-		else if (!strcmp(argv[a], "--pages") && a + 1 < argc)
-			pages = (uint32_t)strtoul(argv[++a], NULL, 10);
-		else
-			return usage();
-	}
-	if (pages < THREADS_MAX)
+	if (argc < 3)
 		return usage();
-	samples_make();
-	for (size_t i = 0; i < ARRAY_LEN(runs) && !rc; i++)
-		rc = run_threads(1u << i, pages, &runs[i]);
-	if (!rc)
-		rc = run_churn(pages, &st);
-	if (rc) {
-		fprintf(stderr, "store: %s\n", strerror(-rc));
-		return 1;
+	printf("{");
+	if (!strcmp(argv[1], "evict")) {
+		pages_load(&b, argv[2]);
+		evict(&b);
+	} else if (argc >= 5) {
+		pages_load(&b, argv[3]);
+		b.seed = strtoull(argv[4], NULL, 10);
+		if (!strcmp(argv[1], "speed"))
+			b.threads = (unsigned)b.seed;
+		if (!strcmp(argv[1], "speed") &&
+		    (!b.threads || b.threads > THREADS_MAX))
+			return usage();
+		rc = run(&b, argv[1], argv[2], argc > 5 ? argv[5] : NULL);
+	} else {
+		return usage();
 	}
-	if (json)
-		print_json(runs, ARRAY_LEN(runs), &st);
-	else
-		print_table(runs, ARRAY_LEN(runs), &st);
-	return 0;
+	printf("\"pages\": %u}\n", b.count / b.threads * b.threads);
+	return rc;
 }
