@@ -1,0 +1,249 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The compressed store against zram and zswap, on the same pages.
+
+zram is used as its own makers would show it off: as a block device, O_DIRECT,
+1 MiB a call from huge pages, so that one system call serves 256 pages and what
+is left is compression and its allocator. What remains of the block layer is
+part of using zram. Through swap (the way zram and zswap are used in practice)
+reclaim and page tables come on top; those pairs carry no target.
+
+"Per core" is pages per second of CPU time, user and system, of all threads:
+both sides work in the caller, so that is their whole cost, and other load on
+the machine does not count as theirs.
+"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+from lib import pages
+from lib.kernel import Kernel, need_root, read
+from lib.result import Result, Skip, arguments, interleave, main, say
+
+ABOUT = ("The compressed store against zram and zswap, on the same pages, "
+         "with compression and its allocator in the caller on both sides.")
+ALGORITHMS = ("lz4", "lzo-rle", "zstd")
+ZSWAP = "/sys/module/zswap/parameters/"
+THREADS = (1, 2, 4)
+PAGE = pages.PAGE
+
+
+class Store:
+    """Runs of build/bench/store, each on an emptied device."""
+
+    def __init__(self, args, kernel, file, count):
+        self.args = args
+        self.kernel = kernel
+        self.file = file
+        self.bytes = count * PAGE
+        self.zram = None
+
+    def run(self, *words):
+        program = os.path.join(self.args.build, "bench", "store")
+        ran = subprocess.run([program, *map(str, words)],
+                             stdout=subprocess.PIPE, text=True, check=True)
+        return json.loads(ran.stdout)
+
+    def device(self, algorithm, size=None):
+        if self.zram is None:
+            self.zram = self.kernel.zram(algorithm, size or self.bytes)
+        else:
+            self.kernel.zram_again(self.zram, algorithm, size or self.bytes)
+        return self.zram
+
+    def ours(self, what, number):
+        return self.run(what, "ours", self.file, number)
+
+    def theirs(self, what, number, algorithm):
+        zram = self.device(algorithm)
+        got = self.run(what, "zram", self.file, number, zram.path)
+        return {**got, **zram.stat()}
+
+
+def per_core(runs, phase):
+    """Pages a second of CPU time, of each repetition."""
+    return [r["pages"] / r[phase + "_cpu_s"] for r in runs]
+
+
+def speed(store, result, algorithm, threads, repetitions):
+    """Both sides in turn; (ours, theirs)."""
+    say(f"zram {algorithm}, {threads} threads")
+    ours, theirs = interleave(
+        repetitions, lambda: store.ours("speed", threads),
+        lambda: store.theirs("speed", threads, algorithm))
+    # A figure per core has one target, not one for each number of threads.
+    target = ">= 1.5" if (algorithm, threads) == ("lz4", 1) else None
+    for phase, name in (("put", "put, fresh memory"),
+                        ("again", "put over an old page"), ("get", "get")):
+        result.pair(f"{name}, {threads} thr.", "pages/s", "more",
+                    f"zram {algorithm}", per_core(ours, phase),
+                    per_core(theirs, phase), target)
+    return ours, theirs
+
+
+def wall(runs, phase):
+    figures = sorted(r["pages"] / r[phase + "_wall_s"] for r in runs)
+    return figures[len(figures) // 2]
+
+
+def ratios(store, result, algorithm, runs):
+    ours, theirs = runs
+    result.pair("page bytes per compressed byte", "x", "more",
+                f"zram {algorithm}",
+                [store.bytes / r["stored_bytes"] for r in ours],
+                [store.bytes / r["compressed"] for r in theirs])
+    result.pair("page bytes per byte of memory used", "x", "more",
+                f"zram {algorithm}",
+                [store.bytes / r["used_bytes"] for r in ours],
+                [store.bytes / r["used"] for r in theirs])
+    result.pair("memory per payload byte, fresh", "bytes", "less",
+                f"zram {algorithm}",
+                [r["used_bytes"] / r["stored_bytes"] for r in ours],
+                [r["used"] / r["compressed"] for r in theirs])
+
+
+def against_zram(store, result, repetitions, full):
+    have = None
+    curves = {}
+    for algorithm in ALGORITHMS:
+        counts = THREADS if full or algorithm == "lz4" else (1,)
+        try:
+            runs = {n: speed(store, result, algorithm, n, repetitions)
+                    for n in counts}
+        except Skip as why:
+            result.lacks(str(why))
+            continue
+        have = have or algorithm
+        ratios(store, result, algorithm, runs[1])
+        if len(counts) > 1:
+            for index, side in enumerate(("ours", f"zram {algorithm}")):
+                for phase in ("put", "get"):
+                    curves[f"{phase}, {side}"] = [
+                        (n, wall(runs[n][index], phase)) for n in counts]
+    if curves:
+        result.curve("Throughput by threads (wall clock, whatever else the "
+                     "machine did included)", "threads", "pages/s", curves)
+    return have
+
+
+def latency(store, result, algorithm, repetitions):
+    """One page at a time, at random: for zram a pread, system call and all."""
+    say("latency of a get")
+    ours, theirs = interleave(
+        repetitions, lambda: store.ours("latency", store.args.seed),
+        lambda: store.theirs("latency", store.args.seed, algorithm))
+    for part in ("p50", "p99"):
+        result.pair(f"get {part}, one page", "us", "less",
+                    f"zram {algorithm} (4 KiB pread)",
+                    [r[f"get_{part}_us"] for r in ours],
+                    [r[f"get_{part}_us"] for r in theirs])
+
+
+def churn(store, result, algorithm, repetitions):
+    say("churn")
+    ours, theirs = interleave(
+        repetitions, lambda: store.ours("churn", store.args.seed),
+        lambda: store.theirs("churn", store.args.seed, algorithm))
+    result.value("memory per payload byte after churn", "bytes",
+                 [r["used_bytes"] / r["stored_bytes"] for r in ours],
+                 "<= 1.03")
+    result.value("the same, of memory resident in the process", "bytes",
+                 [r["resident_bytes"] / r["stored_bytes"] for r in ours])
+    result.pair("memory per payload byte after churn", "bytes", "less",
+                f"zram {algorithm} (its page table not counted)",
+                [r["used_bytes"] / r["stored_bytes"] for r in ours],
+                [r["used"] / r["compressed"] for r in theirs])
+
+
+def evict(store, result, repetitions):
+    say("eviction")
+    runs = [store.run("evict", store.file) for _ in range(repetitions)]
+    result.value("ephemeral pages evicted, per core", "pages/s",
+                 per_core(runs, "evict"))
+
+
+def memory_line(name):
+    with open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith(name + ":"):
+                return int(line.split()[1]) << 10
+    return None
+
+
+def swap_side(store):
+    got = store.run("speed", "swap", store.file, 1)
+    if got["swapped"] < 0.99:
+        raise Skip(f"only {got['swapped']:.0%} of the pages went to swap")
+    return got
+
+
+def against_swap(store, result, rival, repetitions):
+    say(f"swap to {rival}")
+    try:
+        ours, theirs = interleave(repetitions,
+                                  lambda: store.ours("speed", 1),
+                                  lambda: swap_side(store))
+    except Skip as why:
+        result.lacks(f"{rival}: {why}")
+        return
+    for phase, name in (("put", "put, against swap-out"),
+                        ("get", "get, against swap-in")):
+        result.pair(name, "pages/s", "more",
+                    f"{rival} (reclaim, page tables too)",
+                    per_core(ours, phase), per_core(theirs, phase))
+
+
+def swap(store, result, algorithm, repetitions):
+    """zram as swap, then zswap in front of it."""
+    kernel = store.kernel
+    zram = store.device(algorithm, 2 * store.bytes)
+    subprocess.run(["mkswap", zram.path], check=True,
+                   stdout=subprocess.DEVNULL)
+    kernel.set("/proc/sys/vm/page-cluster", 0)
+    zswap = os.path.isdir(ZSWAP)
+    if zswap:
+        kernel.set(ZSWAP + "enabled", "N")
+    kernel.swap_on(zram.path, 32767)
+    against_swap(store, result, f"zram {algorithm} as swap", repetitions)
+    if not zswap:
+        result.lacks("zswap: not in this kernel")
+        return
+    kernel.set(ZSWAP + "max_pool_percent", 50)
+    for compressor in ("lz4", "lzo"):
+        try:
+            kernel.set(ZSWAP + "compressor", compressor)
+            break
+        except OSError:
+            result.lacks(f"zswap with {compressor}: not in this kernel")
+    kernel.set(ZSWAP + "enabled", "Y")
+    against_swap(store, result,
+                 f"zswap {read(ZSWAP + 'compressor')}", repetitions)
+    kernel.set(ZSWAP + "enabled", "N")
+    kernel.swap_off(zram.path)
+
+
+def run(args):
+    need_root()
+    count = 131072 if args.full else 16384
+    repetitions = 9 if args.full else 5
+    with Kernel() as kernel, tempfile.TemporaryDirectory(
+            prefix="tidepool-bench-") as folder:
+        file = os.path.join(folder, "pages")
+        what = pages.sample(args.build, count, args.seed, file)
+        say(f"{count} pages of {what}")
+        result = Result(ABOUT, pages=count, source=what,
+                        zram_io="O_DIRECT, 1 MiB a call")
+        store = Store(args, kernel, file, count)
+        algorithm = against_zram(store, result, repetitions, args.full)
+        if algorithm:
+            latency(store, result, algorithm, repetitions)
+            churn(store, result, algorithm, repetitions)
+            swap(store, result, algorithm, repetitions)
+        evict(store, result, repetitions)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main(ABOUT, run, arguments(ABOUT)))
