@@ -23,10 +23,12 @@
 #define EXTENTS_FIRST 4
 #define WHOLE_OBJECT  (PAGE_BYTES + sizeof(struct pack_head))
 
-/* A word: tag 2 bits | bytes 13 | class 9 | place 32. */
+/* A word: tag 2 bits | bytes 13 | class 9 | place 32 | mark 1. */
 #define WORD_BYTES_SHIFT 2
 #define WORD_CLASS_SHIFT 15
 #define WORD_PLACE_SHIFT 24
+#define WORD_PLACE_MASK	 ((uint64_t)UINT32_MAX << WORD_PLACE_SHIFT)
+#define WORD_MARK	 ((uint64_t)1 << 56)
 
 _Static_assert(PACK_CLASSES <= 512, "a class fits its bits of a word");
 
@@ -60,8 +62,12 @@ static uint32_t word_place(uint64_t word)
 
 static uint64_t word_moved(uint64_t word, uint32_t place)
 {
-	return (word & (((uint64_t)1 << WORD_PLACE_SHIFT) - 1)) |
-	       (uint64_t)place << WORD_PLACE_SHIFT;
+	return (word & ~WORD_PLACE_MASK) | (uint64_t)place << WORD_PLACE_SHIFT;
+}
+
+bool pack_word_marked(uint64_t word)
+{
+	return word & WORD_MARK;
 }
 
 static pack_word_t *word_at(const struct pack *pack, uint32_t owner)
@@ -327,6 +333,15 @@ void pack_reown(struct pack *pack, uint32_t from, uint32_t to)
 	object_at(pack, c, word_place(word))->owner = to;
 	word_store(pack, to, word);
 	word_store(pack, from, 0);
+	lock_drop(&c->lock);
+}
+
+void pack_mark(struct pack *pack, uint32_t owner)
+{
+	uint64_t word;
+	struct pack_class *c = class_lock(pack, owner, &word);
+
+	word_store(pack, owner, word | WORD_MARK);
 	lock_drop(&c->lock);
 }
 

@@ -104,7 +104,14 @@ void pack_trim(struct pack *pack);
 /* Memory an object of so many data bytes takes. */
 uint32_t pack_object_bytes(uint32_t bytes);
 
+/*
+ * Sets the word's mark, which says what its user wants; it stays with the
+ * object, and any new object comes without.
+ */
+void pack_mark(struct pack *pack, uint32_t owner);
+
 /* What a word says without asking the packer. */
+bool pack_word_marked(uint64_t word);
 uint32_t pack_word_bytes(uint64_t word);
 uint32_t pack_word_tag(uint64_t word);
 

@@ -17,6 +17,8 @@ struct tmem_pool *shard_pool(const struct key *key)
 	struct tmem_pool *pool;
 
 	LOCK_ASSERT(LOCK_SHARD);
+	if (key->staged)
+		return key->staged;
 	if (key->pool >= TMEM_POOLS_MAX)
 		return NULL;
 	pool = atomic_load(&key->cl->slot[key->pool].pool);
@@ -129,6 +131,24 @@ void leaf_clear(struct shard *s, uint32_t leaf)
 		if (word_of(leaf_at(s->tm, leaf), n))
 			page_remove(s, leaf, n);
 	leaf_destroy(s, leaf);
+}
+
+uint32_t leaf_clear_unmarked(struct shard *s, uint32_t leaf)
+{
+	uint32_t stay = 0;
+
+	LOCK_ASSERT(LOCK_SHARD);
+	for (uint32_t n = 0; n < LEAF_PAGES; n++) {
+		uint64_t word = word_of(leaf_at(s->tm, leaf), n);
+
+		if (pack_word_marked(word))
+			stay++;
+		else if (word)
+			page_remove(s, leaf, n);
+	}
+	if (!stay)
+		leaf_destroy(s, leaf);
+	return stay;
 }
 
 void leaf_clear_member(struct shard *s, uint32_t leaf, uint8_t member)
@@ -257,7 +277,7 @@ int page_put(struct shard *s, const struct key *key,
 		has = word_of(leaf_at(s->tm, leaf), key->index % LEAF_PAGES);
 	if (has)
 		return page_put_again(s, pool, key, leaf, &item, how);
-	if (atomic_load(&key->cl->frozen))
+	if (atomic_load(&key->cl->frozen) && !key->staged)
 		return -EBUSY;
 	return page_put_new(s, pool, key, leaf, &item);
 }

@@ -72,6 +72,8 @@ int tmem_pool_create(struct tmem_client *cl, uint32_t flags,
 		return -EINVAL;
 	lock_take(&cl->lock);
 	rc = flags_check(cl, flags, uuid);
+	if (!rc && cl->restoring)
+		rc = -EBUSY;
 	if (!rc)
 		rc = pool_begin(cl, flags, uuid);
 	lock_drop(&cl->lock);
@@ -112,6 +114,12 @@ static void pool_clear_shard(struct tmem_pool *pool, struct shard *s)
 	}
 }
 
+void pool_clear(struct tmem_pool *pool)
+{
+	for (unsigned n = 0; n < pool->tm->shards; n++)
+		pool_clear_shard(pool, &pool->tm->shard[n]);
+}
+
 void pool_end(struct tmem_client *cl, struct pool_slot *slot)
 {
 	struct tmem_pool *pool = atomic_load(&slot->pool);
@@ -122,8 +130,7 @@ void pool_end(struct tmem_client *cl, struct pool_slot *slot)
 		return;
 	}
 	atomic_store(&slot->pool, NULL);
-	for (unsigned n = 0; n < cl->tm->shards; n++)
-		pool_clear_shard(pool, &cl->tm->shard[n]);
+	pool_clear(pool);
 }
 
 int tmem_pool_destroy(struct tmem_client *cl, int pool)

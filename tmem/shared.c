@@ -25,13 +25,21 @@ static struct shared_pool *shared_of(struct tmem_pool *pool)
 						       pool));
 }
 
-bool shared_is(const struct tmem_pool *pool, const uint8_t uuid[16])
+void shared_uuid(const struct tmem_pool *pool, uint8_t uuid_out[16])
 {
 	const struct shared_pool *sp =
 		(const void *)((const char *)pool -
 			       offsetof(struct shared_pool, pool));
 
-	return !memcmp(sp->uuid, uuid, sizeof(sp->uuid));
+	memcpy(uuid_out, sp->uuid, sizeof(sp->uuid));
+}
+
+bool shared_is(const struct tmem_pool *pool, const uint8_t uuid[16])
+{
+	uint8_t has[16];
+
+	shared_uuid(pool, has);
+	return !memcmp(has, uuid, sizeof(has));
 }
 
 struct tmem_client *shared_member(struct tmem_pool *pool, uint8_t member)

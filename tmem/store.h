@@ -141,6 +141,8 @@ struct tmem_client {
 	_Atomic uint64_t bytes; /* charged, both kinds */
 	_Atomic uint64_t bytes_ephemeral;
 	struct lock lock;
+	_Atomic bool moving; /* a save or restore is under way */
+	bool restoring;	     /* lock: client */
 	struct pool_slot slot[TMEM_POOLS_MAX];
 	struct tmem_pool own[TMEM_POOLS_MAX];
 	unsigned auths;
@@ -173,8 +175,9 @@ struct key {
 	uint32_t pool;
 	uint32_t index;
 	struct tmem_oid oid;
-	uint64_t name; /* of the pool; 0: there is none */
-	uint64_t hash; /* of all but the index */
+	uint64_t name;		  /* of the pool; 0: there is none */
+	struct tmem_pool *staged; /* a pool that is not shown yet, or NULL */
+	uint64_t hash;		  /* of all but the index */
 };
 
 enum clients_access { CLIENTS_READ, CLIENTS_CHANGE };
@@ -197,6 +200,9 @@ MUST_CHECK int tmem_create_on(const struct memory_ops *ops,
 void clients_take(struct tmem *tm, enum clients_access access);
 void clients_drop(struct tmem *tm);
 
+/* As tmem_put, with the page encoded already. */
+MUST_CHECK int key_put(const struct key *key, const struct codec_page *coded);
+
 /* All shards at once: nothing moves. */
 void shards_take(struct tmem *tm);
 void shards_drop(struct tmem *tm);
@@ -212,6 +218,9 @@ static inline struct tmem *tmem_inside(const struct tmem *tm)
 /* All pages of the pool go; its id is free again. Lock: client. */
 void pool_end(struct tmem_client *cl, struct pool_slot *slot);
 
+/* All pages of a private pool that is in no slot go. */
+void pool_clear(struct tmem_pool *pool);
+
 /* Gives the pool a name and the slot the pool. Lock: client. */
 void pool_name(struct tmem_pool *pool);
 void pool_show(struct pool_slot *slot, struct tmem_pool *pool);
@@ -226,6 +235,7 @@ MUST_CHECK int shared_join(struct tmem_client *cl, struct pool_slot *slot,
 /* The client's pages go, and with the last member the pool. Lock: client. */
 void shared_leave(struct tmem_client *cl, struct pool_slot *slot);
 bool shared_is(const struct tmem_pool *pool, const uint8_t uuid[16]);
+void shared_uuid(const struct tmem_pool *pool, uint8_t uuid_out[16]);
 struct tmem_client *shared_member(struct tmem_pool *pool, uint8_t member);
 
 /* Lock: client. */
@@ -300,6 +310,9 @@ void page_flush(struct shard *s, const struct key *key);
 
 /* Drops all pages of a leaf, and the leaf. */
 void leaf_clear(struct shard *s, uint32_t leaf);
+
+/* Drops those without a mark. Returns how many stay. */
+uint32_t leaf_clear_unmarked(struct shard *s, uint32_t leaf);
 
 /* Drops those that this member of a shared pool has put. */
 void leaf_clear_member(struct shard *s, uint32_t leaf, uint8_t member);

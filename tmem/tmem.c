@@ -228,30 +228,36 @@ static void put_count(struct shard *s, const struct codec_page *page, int rc)
 	lock_drop(&s->lock);
 }
 
+int key_put(const struct key *key, const struct codec_page *coded)
+{
+	struct shard *s = key_shard(key);
+	int tries = 0;
+	int rc;
+
+	do
+		rc = put_try(s, key, coded, PUT_GENTLY);
+	while (is_no_room(rc) && tries++ < PUT_TRIES &&
+	       evict_for_put(key->cl, rc));
+	if (is_no_room(rc))
+		rc = put_try(s, key, coded, PUT_AT_ALL_COSTS);
+	if (is_no_room(rc))
+		rc = -ENOMEM;
+	put_count(s, coded, rc);
+	return rc;
+}
+
 int tmem_put(struct tmem_client *cl, int pool, const struct tmem_oid *oid,
 	     uint32_t index, const void *page)
 {
 	struct codec_page coded;
 	struct key key;
-	struct shard *s;
-	int tries = 0;
-	int rc;
 
 	if (!cl || !oid || !page)
 		return -EINVAL;
 	key = key_make(cl, pool, oid, index);
-	s = key_shard(&key);
 	codec_encode(&coded, page,
 		     atomic_load(&cl->compress) ? CODEC_COMPRESS : CODEC_PLAIN);
-	do
-		rc = put_try(s, &key, &coded, PUT_GENTLY);
-	while (is_no_room(rc) && tries++ < PUT_TRIES && evict_for_put(cl, rc));
-	if (is_no_room(rc))
-		rc = put_try(s, &key, &coded, PUT_AT_ALL_COSTS);
-	if (is_no_room(rc))
-		rc = -ENOMEM;
-	put_count(s, &coded, rc);
-	return rc;
+	return key_put(&key, &coded);
 }
 
 int tmem_get(struct tmem_client *cl, int pool, const struct tmem_oid *oid,
@@ -310,18 +316,4 @@ uint64_t tmem_freeable(const struct tmem *tm)
 		bytes += atomic_load(&cl->bytes_ephemeral);
 	clients_drop(inside);
 	return bytes;
-}
-
-int tmem_save(struct tmem_client *cl, int fd)
-{
-	(void)cl;
-	(void)fd;
-	return -ENOSYS;
-}
-
-int tmem_restore(struct tmem_client *cl, int fd)
-{
-	(void)cl;
-	(void)fd;
-	return -ENOSYS;
 }

@@ -107,6 +107,7 @@ int tmem_client_auth(struct tmem_client *cl, const uint8_t uuid[16], bool on);
  * Returns the pool's id, 0 to TMEM_POOLS_MAX - 1. uuid may be NULL unless the
  * pool is shared. -EINVAL: unknown flags, or shared and persistent; -EACCES:
  * not authorised for this uuid; -ENOSPC: no pool left, or too many members;
+ * -EBUSY: a restore of the client is under way;
  * -ENOMEM. A shared pool is there while any client is in it, and each sees what
  * the others put; a page belongs to the client that put it.
  */
@@ -159,8 +160,36 @@ uint64_t tmem_flush(struct tmem *tm, uint64_t bytes);
 /* Bytes of all ephemeral pages, their descriptors included. */
 uint64_t tmem_freeable(const struct tmem *tm);
 
-/* -ENOSYS: not in this version. */
+/*
+ * Writes all pools and all persistent pages to fd, which stays the caller's.
+ * The guest may run: each page is then one that was there at some time during
+ * the call; freeze the client, or stop the guest, for one moment's state.
+ * -EBUSY: another save of the client is under way; -ENOMEM; or what write says.
+ */
 int tmem_save(struct tmem_client *cl, int fd);
+
+/*
+ * The same in steps, while the guest runs. begin writes the head. Each pass
+ * writes what was put since the last; the first, everything. end, with the
+ * guest stopped, writes the rest and the list of all keys, and frees the saver,
+ * whatever it returns. cancel gives up: what was written restores nothing.
+ * Between begin and end the client must not be destroyed.
+ */
+struct tmem_saver;
+MUST_CHECK int tmem_save_begin(struct tmem_client *cl, int fd,
+			       struct tmem_saver **saver_out);
+int tmem_save_pass(struct tmem_saver *saver, uint64_t *pages_out);
+int tmem_save_end(struct tmem_saver *saver);
+void tmem_save_cancel(struct tmem_saver *saver);
+
+/*
+ * Reads what tmem_save or tmem_save_end wrote, and not a byte more, into a
+ * client without pools: -EEXIST if it has any. Pools come back under their ids.
+ * -EBADMSG: cut, altered, or no such stream; -EPROTONOSUPPORT: a format of the
+ * future; -EACCES: a shared pool the client is not authorised for; -ENOMEM: no
+ * room within cap or budget; -EBUSY; or what read says. After an error the
+ * client is as it was.
+ */
 int tmem_restore(struct tmem_client *cl, int fd);
 
 /*
