@@ -191,6 +191,7 @@ enum ctl_exit look_host(struct ctl *ctl)
 		{"Cost", "", VIEW_TEXT},
 		{"metadata", "metadata_bytes", VIEW_BYTES},
 		{"CPU time of hvd", "hvd_cpu_ns", VIEW_NS},
+		{"last division", "round_ns", VIEW_NS},
 	};
 	struct hv_value *value;
 

@@ -49,6 +49,7 @@ struct hvd {
 	uint64_t command_last;
 	uint64_t start_ns;
 	uint64_t memory_bytes, available_bytes; /* of the host, last look */
+	uint64_t round_ns;			/* see docs/control.md */
 	uint64_t map_count_wanted;
 };
 

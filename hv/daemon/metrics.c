@@ -159,6 +159,9 @@ static void host_print(FILE *out, const struct hvd *hvd)
 		  steer_cow_reserve_bytes(hvd));
 	host_line(out, "hvd_cpu_ns", COUNTER, "CPU time of hvd, ns",
 		  host_cpu_ns());
+	host_line(out, "round_ns", GAUGE,
+		  "last look at the host and division of its memory, ns",
+		  hvd->round_ns);
 }
 
 char *metrics_text(const struct hvd *hvd)

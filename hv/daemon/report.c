@@ -119,6 +119,7 @@ json_t *report_host(const struct hvd *hvd)
 	set_integer(o, "index_bytes", index);
 	set_integer(o, "metadata_bytes", steer_metadata_bytes(hvd));
 	set_integer(o, "hvd_cpu_ns", host_cpu_ns());
+	set_integer(o, "round_ns", hvd->round_ns);
 	set_integer(o, "vms", vms);
 	set_integer(o, "domains", trusts);
 	set_integer(o, "cow_reserve_bytes", steer_cow_reserve_bytes(hvd));
