@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 
-from lib import phases
+from lib import phases, ram
 from lib.control import Control, ControlError
 from lib.guest import Guest
 from lib.life import Failed, Interrupted, Life
@@ -53,9 +53,13 @@ def arguments():
                         "to quote")
     parser.add_argument("--plain", action="store_true",
                         help="unmanaged guests: the undisturbed phase alone")
+    parser.add_argument("--capture", metavar="DIR",
+                        help="unmanaged guests: their memory, for benches to "
+                        "replay (see lib/ram.py)")
     parser.add_argument("--build", default=os.path.join(TOP, "build"))
     args = parser.parse_args()
     args.guests = args.guests or guests_fitting(args.ram)
+    args.plain = args.plain or bool(args.capture)
     if args.guests < 1 or args.ram < 512:
         parser.error("at least one guest, and 512 MiB for a desktop")
     return args
@@ -175,6 +179,9 @@ def job_run(job):
     guests_start(job, image)
     phases.boot(job)
     phases.undisturbed(job)
+    if job.args.capture:
+        ram.capture(job, os.path.abspath(job.args.capture))
+        return
     if not job.args.plain:
         phases.sharing(job)
         phases.compression(job)
@@ -185,7 +192,8 @@ def job_run(job):
 
 def main():
     args = arguments()
-    job_dir = os.path.join(os.path.abspath(args.build), "run")
+    job_dir = os.path.join(os.path.abspath(args.build),
+                           "capture" if args.capture else "run")
     shutil.rmtree(job_dir, ignore_errors=True)
     logs = os.path.join(job_dir, "logs")
     os.makedirs(logs)
