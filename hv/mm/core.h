@@ -208,6 +208,9 @@ static inline void releases_flush(struct mm *mm, struct releases *rel)
 
 /* ---- mm.c ---- */
 
+/* Tables of the manager and what its mappings cost the kernel. */
+uint64_t mm_metadata_bytes(const struct mm *mm);
+
 /* Memory to which pages are moved: registered for good, never huge. */
 MUST_CHECK int bench_create(struct mm *mm, size_t bytes, uint8_t **out);
 

@@ -27,6 +27,7 @@ struct chunk {
 	uint16_t cold;	   /* pages worth taking, as the last scan saw it */
 	uint16_t vmas;	   /* mappings inside, as the last scan saw it */
 	uint16_t returned; /* held pages that came back since trial_ns */
+	uint8_t extended;  /* times its trial was */
 	bool on_trial : 1; /* pages are HELD, or were until lately */
 	bool managed : 1;
 	bool registered : 1; /* with userfaultfd */

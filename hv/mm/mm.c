@@ -302,6 +302,13 @@ static void stats_faults(struct mm *mm, struct mm_stats *out)
 	out->fault_p99_ns = histogram_quantile(h, mm->fault_threads, 990);
 }
 
+uint64_t mm_metadata_bytes(const struct mm *mm)
+{
+	return map_metadata(&mm->map) + sizeof(*mm) +
+	       mm->fault_threads * sizeof(*mm->fault) +
+	       mm->count.vmas * VMA_BYTES;
+}
+
 void mm_stats(struct mm *mm, struct mm_stats *out)
 {
 	struct tmem_stats store;
@@ -322,9 +329,7 @@ void mm_stats(struct mm *mm, struct mm_stats *out)
 	tmem_stats(mm->tm, &store);
 	out->store_bytes = store.used_bytes;
 	out->store_payload_bytes = store.stored_bytes;
-	out->metadata_bytes = map_metadata(&mm->map) + sizeof(*mm) +
-			      mm->fault_threads * sizeof(*mm->fault) +
-			      out->vmas * VMA_BYTES;
+	out->metadata_bytes = mm_metadata_bytes(mm);
 	stats_faults(mm, out);
 }
 

@@ -4,7 +4,7 @@
  *
  * A page unchanged for several scans may still be read all the time, so it is
  * lifted out on trial first: held uncompressed, where coming back is one MOVE.
- * A chunk's trial lasts until none of its pages came back for a while, since
+ * A chunk's trial is extended, a few times, while its pages come back, since
  * what is read once a minute looks cold for most of that minute; then what is
  * left is compressed. A page that comes back gets hotter, and each degree
  * doubles the age it needs next time. (Without MOVE there is no trial: the page
@@ -31,7 +31,8 @@
 #define NS_PER_S	((uint64_t)1000000000)
 #define TRIAL_NS	(60 * NS_PER_S) /* to begin with */
 #define TRIAL_MIN_NS	(20 * NS_PER_S)
-#define TRIAL_MAX_NS	(240 * NS_PER_S)
+#define TRIAL_MAX_NS	(120 * NS_PER_S)
+#define EXTEND_MOST	2
 #define TRIAL_HURRY_NS	(5 * NS_PER_S)
 #define QUIET_ONE_IN	64 /* of a chunk's pages that are out: may return */
 #define EASE_TRIALS	8
@@ -64,6 +65,7 @@ void reclaim_init(struct mm *mm)
 
 /* ---- how much, and whether now ---- */
 
+/* What hvd reckons a VM to use: its target is a part of that. */
 static uint64_t resident_bytes(struct mm *mm)
 {
 	struct tmem_stats st;
@@ -71,7 +73,7 @@ static uint64_t resident_bytes(struct mm *mm)
 			 mm->count.in_state[PAGE_HELD];
 
 	tmem_stats(mm->tm, &st);
-	return pages * PAGE_BYTES + st.used_bytes;
+	return pages * PAGE_BYTES + st.used_bytes + mm_metadata_bytes(mm);
 }
 
 /* Working set: what is resident and the guest's, shared pages included. */
@@ -175,9 +177,16 @@ void reclaim_trial_clear(struct mm *mm, const struct spot *first)
 
 static void trial_begin(struct mm *mm, struct chunk *c, uint64_t now)
 {
-	if (!c->on_trial)
-		mm->reclaim.trials++;
+	mm->reclaim.trials++;
 	c->on_trial = true;
+	c->extended = 0;
+	c->returned = 0;
+	c->trial_ns = now;
+}
+
+static void trial_extend(struct chunk *c, uint64_t now)
+{
+	c->extended++;
 	c->returned = 0;
 	c->trial_ns = now;
 }
@@ -192,9 +201,11 @@ static bool trial_is_over(const struct mm *mm, const struct chunk *c,
 	return c->on_trial && turn->put && turn->now - c->trial_ns >= len;
 }
 
+/* What nobody came for through all extensions is cold, whatever others did. */
 static bool was_quiet(const struct chunk *c, const struct turn *turn)
 {
 	return !turn->target.refault_permille_min ||
+	       c->extended == EXTEND_MOST ||
 	       c->returned <= c->out / QUIET_ONE_IN;
 }
 
@@ -357,7 +368,7 @@ static bool chunk_visit(struct mm *mm, struct spot *first,
 		if (was_quiet(c, turn))
 			trial_end(mm, first);
 		else
-			trial_begin(mm, c, turn->now);
+			trial_extend(c, turn->now);
 	} else if (!c->on_trial && c->cold && turn->take &&
 		   chunk_may_break(mm, c)) {
 		take_cold(mm, first, turn->now);
