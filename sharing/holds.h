@@ -8,11 +8,15 @@
 
 #include "hv/base/types.h"
 
-struct holds {
+struct hold_table {
 	struct hold *hold; /* open addressing, NULL while empty */
-	uint32_t room;
-	uint32_t used;	/* frames */
-	uint64_t total; /* references */
+	uint32_t room, used;
+};
+
+struct holds {
+	struct hold_table block; /* 64 frames -> a bit for each that is held */
+	struct hold_table more;	 /* frame -> references beyond the first */
+	uint64_t total;		 /* references */
 };
 
 void holds_init(struct holds *h);
