@@ -12,6 +12,7 @@
 #include "hv/daemon/hvd.h"
 #include "hv/base/log.h"
 #include "hv/daemon/control.h"
+#include "hv/daemon/heap.h"
 #include "hv/daemon/host_info.h"
 #include "hv/daemon/link.h"
 #include "hv/daemon/metrics.h"
@@ -114,6 +115,7 @@ static int tick_event(sd_event_source *source, uint64_t us, void *arg)
 	metrics_tick(hvd->metrics);
 	steer_round(hvd);
 	steer_balloons(hvd);
+	heap_tick();
 	timer_arm(source, TICK_US);
 	return 0;
 }
