@@ -27,18 +27,26 @@ ABOUT = ("The compressed store against zram and zswap, on the same pages, "
 ALGORITHMS = ("lz4", "lzo-rle", "zstd")
 ZSWAP = "/sys/module/zswap/parameters/"
 THREADS = (1, 2, 4)
+CHURN_REPS = 3
 PAGE = pages.PAGE
 
 
 class Store:
     """Runs of build/bench/store, each on an emptied device."""
 
-    def __init__(self, args, kernel, file, count):
+    def __init__(self, args, kernel, folder):
         self.args = args
         self.kernel = kernel
-        self.file = file
-        self.bytes = count * PAGE
+        self.folder = folder
+        self.file = None
+        self.bytes = 0
         self.zram = None
+
+    def pages(self, count):
+        """From now on these; returns what they are."""
+        self.file = os.path.join(self.folder, "pages")
+        self.bytes = count * PAGE
+        return pages.sample(self.args.build, count, self.args.seed, self.file)
 
     def run(self, *words):
         program = os.path.join(self.args.build, "bench", "store")
@@ -47,6 +55,7 @@ class Store:
         return json.loads(ran.stdout)
 
     def device(self, algorithm, size=None):
+        """zram, empty."""
         if self.zram is None:
             self.zram = self.kernel.zram(algorithm, size or self.bytes)
         else:
@@ -141,11 +150,14 @@ def latency(store, result, algorithm, repetitions):
                     [r[f"get_{part}_us"] for r in theirs])
 
 
-def churn(store, result, algorithm, repetitions):
+def churn(store, result, algorithm):
+    """Memory alone: each repetition has another order and other sizes."""
     say("churn")
+    seeds = [iter(range(store.args.seed, store.args.seed + CHURN_REPS))
+             for _ in range(2)]
     ours, theirs = interleave(
-        repetitions, lambda: store.ours("churn", store.args.seed),
-        lambda: store.theirs("churn", store.args.seed, algorithm))
+        CHURN_REPS, lambda: store.ours("churn", next(seeds[0])),
+        lambda: store.theirs("churn", next(seeds[1]), algorithm))
     result.value("memory per payload byte after churn", "bytes",
                  [r["used_bytes"] / r["stored_bytes"] for r in ours],
                  "<= 1.03")
@@ -209,6 +221,7 @@ def swap(store, result, algorithm, repetitions):
     against_swap(store, result, f"zram {algorithm} as swap", repetitions)
     if not zswap:
         result.lacks("zswap: not in this kernel")
+        kernel.swap_off(zram.path)
         return
     kernel.set(ZSWAP + "max_pool_percent", 50)
     for compressor in ("lz4", "lzo"):
@@ -227,21 +240,23 @@ def swap(store, result, algorithm, repetitions):
 def run(args):
     need_root()
     count = 131072 if args.full else 16384
+    churn_count = max(count, 65536)  # small stores waste more than real ones
     repetitions = 9 if args.full else 5
     with Kernel() as kernel, tempfile.TemporaryDirectory(
             prefix="tidepool-bench-") as folder:
-        file = os.path.join(folder, "pages")
-        what = pages.sample(args.build, count, args.seed, file)
+        store = Store(args, kernel, folder)
+        what = store.pages(count)
         say(f"{count} pages of {what}")
-        result = Result(ABOUT, pages=count, source=what,
-                        zram_io="O_DIRECT, 1 MiB a call")
-        store = Store(args, kernel, file, count)
+        result = Result(ABOUT, pages=count, churn_pages=churn_count,
+                        source=what, zram_io="O_DIRECT, 1 MiB a call")
         algorithm = against_zram(store, result, repetitions, args.full)
         if algorithm:
             latency(store, result, algorithm, repetitions)
-            churn(store, result, algorithm, repetitions)
             swap(store, result, algorithm, repetitions)
         evict(store, result, repetitions)
+        if algorithm:
+            store.pages(churn_count)
+            churn(store, result, algorithm)
     return result
 
 

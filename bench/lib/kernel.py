@@ -57,7 +57,7 @@ def choices(path):
 
 
 def write(path, value):
-    fd = os.open(path, os.O_WRONLY)
+    fd = os.open(path, os.O_WRONLY | os.O_TRUNC)
     try:
         os.write(fd, str(value).encode())
     finally:
@@ -243,10 +243,12 @@ class Kernel:
 def recover(journal=JOURNAL):
     """Undoes what a killed bench left, if anything."""
     try:
-        if os.stat(journal).st_size == 0:
-            return
+        with open(journal, "rb") as file:
+            if not file.read(1):
+                return
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
-        return
+        return  # there is none, or its writer lives and will undo it
     with Kernel(journal):
         pass
 

@@ -109,7 +109,7 @@ def spread(figures):
 
 
 def pair_finish(pair):
-    ratios = [o / t if t else None
+    ratios = [o / t if t and o is not None else None
               for o, t in zip(pair["ours"], pair["theirs"])]
     done = dict(pair, ratios=ratios, **spread(ratios),
                 ours_median=spread(pair["ours"])["median"],
