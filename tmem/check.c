@@ -6,7 +6,7 @@
  * each client's list by age; and last, with everything held, the sums:
  *
  *   used      = heap + blocks given + blocks kept + pages committed
- *   pages     = packed objects
+ *   pages     = packed objects + references - what they refer to
  *   slack     = free cells + class rounding + ends of pages + kept blocks
  */
 #include "hv/base/log.h"
@@ -18,7 +18,6 @@
 /* What is counted anew of a shard. */
 struct census {
 	struct tmem_stats stats;
-	uint64_t object_bytes;
 	uint32_t nodes;
 	uint32_t cells[CELL_KINDS];
 };
@@ -70,8 +69,6 @@ static int page_check(const struct shard *s, uint32_t word_name, uint64_t word,
 	pack_read(&s->tm->pack, word_name, buf, &item);
 	if (codec_sum(buf, bytes) != item.sum)
 		return complain(s, "a page does not match its checksum");
-	census->object_bytes += pack_object_bytes(bytes);
-	census->stats.stored_bytes += bytes;
 	census->stats.pages++;
 	census->stats.pages_ephemeral += kind == KIND_EPHEMERAL;
 	census->stats.pages_persistent += kind == KIND_PERSISTENT;
@@ -139,9 +136,6 @@ static int census_compare(const struct shard *s, struct census *census)
 	    a->pages_same_filled != b->pages_same_filled ||
 	    a->pages_raw != b->pages_raw)
 		return complain(s, "pages are miscounted");
-	if (a->stored_bytes != b->stored_bytes ||
-	    census->object_bytes != s->object_bytes)
-		return complain(s, "bytes are miscounted");
 	return 0;
 }
 
@@ -179,6 +173,16 @@ static int shards_check(struct tmem *tm)
 	return rc;
 }
 
+static int stripes_check(struct tmem *tm)
+{
+	for (unsigned n = 0; n < tm->shards; n++)
+		if (stripe_check(&tm->stripe[n])) {
+			log_error("tmem check: index of contents %u", n);
+			return -EUCLEAN;
+		}
+	return 0;
+}
+
 static int clients_check(const struct tmem *tm)
 {
 	for (struct tmem_client *cl = tm->clients; cl; cl = cl->next)
@@ -196,7 +200,10 @@ struct totals {
 	uint64_t aged;
 	uint64_t ephemeral;
 	uint64_t stored;
+	uint64_t objects;
 	uint64_t object_bytes;
+	uint64_t refs;		 /* pages that share an object */
+	uint64_t contents;	 /* objects that are shared */
 	uint64_t charged;	 /* to clients, as the shards see it */
 	uint64_t charged_client; /* as the clients see it */
 	uint64_t cell_slack;
@@ -204,6 +211,16 @@ struct totals {
 	uint64_t segment_bytes;
 	uint64_t blocks;
 };
+
+static void stripe_add(struct totals *t, const struct stripe *st)
+{
+	t->refs += st->refs;
+	t->contents += st->contents.cells;
+	t->blocks += stripe_blocks(st);
+	t->cell_live += stripe_live_bytes(st);
+	t->cell_slack +=
+		slab_slack_bytes(&st->lines) + slab_slack_bytes(&st->contents);
+}
 
 static void totals_count(const struct tmem *tm, struct totals *t)
 {
@@ -214,7 +231,9 @@ static void totals_count(const struct tmem *tm, struct totals *t)
 		t->pages += s->stats.pages;
 		t->ephemeral += s->stats.pages_ephemeral;
 		t->stored += s->stats.stored_bytes;
+		t->objects += s->objects;
 		t->object_bytes += s->object_bytes;
+		stripe_add(t, &tm->stripe[n]);
 		t->charged += shard_charged(s);
 		t->segment_bytes +=
 			table_segments(&s->table) * (uint64_t)SLAB_BLOCK_BYTES;
@@ -244,11 +263,13 @@ static const char *totals_wrong(struct tmem *tm)
 
 	totals_count(tm, &t);
 	pack_usage(&tm->pack, &usage);
-	heads = t.pages * sizeof(struct pack_head);
+	heads = t.objects * sizeof(struct pack_head);
 	slack = t.cell_slack + kept + (t.object_bytes - t.stored - heads) +
 		(usage.committed_bytes - usage.object_bytes);
-	if (t.pages != usage.objects || t.object_bytes != usage.object_bytes)
+	if (t.objects != usage.objects || t.object_bytes != usage.object_bytes)
 		return "packed objects and pages differ";
+	if (t.pages - t.refs != t.objects - t.contents)
+		return "pages and what they share differ";
 	if (t.aged != t.ephemeral)
 		return "ephemeral pages and their ages differ";
 	if (t.charged != t.charged_client)
@@ -291,7 +312,8 @@ static int structures_check(struct tmem *tm)
 		log_error("tmem check: packed objects of class %u", class);
 		return -EUCLEAN;
 	}
-	return clients_check(tm);
+	rc = stripes_check(tm);
+	return rc ? rc : clients_check(tm);
 }
 
 int tmem_check(const struct tmem *tm)

@@ -47,6 +47,7 @@ int tmem_client_create(struct tmem *tm, const char *name,
 	cl = heap_alloc(&tm->budget, sizeof(*cl));
 	if (cl) {
 		client_init(cl, tm, name);
+		cl->salt = key_mix(tm->secret ^ ++tm->client_ids);
 		cl->next = tm->clients;
 		tm->clients = cl;
 	}
@@ -184,6 +185,14 @@ int client_charge(struct tmem_client *cl, enum pool_kind kind, uint64_t bytes)
 	if (kind == KIND_EPHEMERAL)
 		atomic_fetch_add(&cl->bytes_ephemeral, bytes);
 	return 0;
+}
+
+void client_recharge(struct tmem_client *cl, enum pool_kind kind,
+		     uint64_t bytes)
+{
+	atomic_fetch_add(&cl->bytes, bytes);
+	if (kind == KIND_EPHEMERAL)
+		atomic_fetch_add(&cl->bytes_ephemeral, bytes);
 }
 
 void client_uncharge(struct tmem_client *cl, enum pool_kind kind,

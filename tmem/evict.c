@@ -16,8 +16,8 @@
 
 #include <errno.h>
 
-/* The most one put may newly take: payload, leaf, object, table segment. */
-#define PUT_ROOM (2 * PAGE_BYTES + 3 * SLAB_BLOCK_BYTES)
+/* The most one put may newly take: payload, leaf, object, tables, index. */
+#define PUT_ROOM (2 * PAGE_BYTES + 6 * SLAB_BLOCK_BYTES)
 
 struct share_sum {
 	uint64_t bytes;

@@ -42,8 +42,7 @@ struct key key_make(struct tmem_client *cl, int pool,
 	return key;
 }
 
-/* A bijection of 64 bits whose every output bit depends on every input bit. */
-static uint64_t mix(uint64_t x)
+uint64_t key_mix(uint64_t x)
 {
 	x ^= x >> 32;
 	x *= 0xD6E8FEB86659FD93u;
@@ -57,12 +56,14 @@ struct shard *key_shard(const struct key *key)
 	struct tmem *tm = key->cl->tm;
 	uint64_t chunk = key->index >> SHARD_SHIFT;
 
-	return &tm->shard[(mix(key->hash + chunk) >> 40) & (tm->shards - 1)];
+	return &tm->shard[(key_mix(key->hash + chunk) >> 40) &
+			  (tm->shards - 1)];
 }
 
 uint32_t key_leaf_hash(uint64_t hash, uint32_t base)
 {
-	return (uint32_t)mix(hash ^ ((uint64_t)(base >> LEAF_SHIFT) << 1 | 1));
+	return (uint32_t)key_mix(hash ^
+				 ((uint64_t)(base >> LEAF_SHIFT) << 1 | 1));
 }
 
 static uint32_t object_hash(uint64_t hash)

@@ -9,6 +9,7 @@
  *   shared    the list of shared pools, and who is in them
  *   shard     all keys of the shard: tables, objects, leaves, counters
  *   age       the ephemeral pages of one client, by age
+ *   content   which pages are equal: a part of the index of contents
  *   class     the packed objects of one size, and their owners' words
  *   arena     which blocks are free
  *
@@ -28,6 +29,7 @@ enum lock_rank {
 	LOCK_SHARED,
 	LOCK_SHARD,
 	LOCK_AGE,
+	LOCK_CONTENT,
 	LOCK_CLASS,
 	LOCK_ARENA,
 	LOCK_RANKS

@@ -30,7 +30,9 @@
 #define WORD_PLACE_MASK	 ((uint64_t)UINT32_MAX << WORD_PLACE_SHIFT)
 #define WORD_MARK	 ((uint64_t)1 << 56)
 
-_Static_assert(PACK_CLASSES <= 512, "a class fits its bits of a word");
+#define CLASS_REFERENCE 0x1ffu /* the place is a unit */
+
+_Static_assert(PACK_CLASSES < CLASS_REFERENCE, "a class fits its bits");
 
 static uint64_t word_make(const struct pack_item *item, uint32_t class,
 			  uint32_t place)
@@ -58,6 +60,14 @@ static uint32_t word_class(uint64_t word)
 static uint32_t word_place(uint64_t word)
 {
 	return (uint32_t)(word >> WORD_PLACE_SHIFT);
+}
+
+static uint64_t word_refer(uint64_t word, uint32_t to)
+{
+	word &= ~(WORD_PLACE_MASK | (uint64_t)CLASS_REFERENCE
+					    << WORD_CLASS_SHIFT);
+	return word | (uint64_t)CLASS_REFERENCE << WORD_CLASS_SHIFT |
+	       (uint64_t)to << WORD_PLACE_SHIFT;
 }
 
 static uint64_t word_moved(uint64_t word, uint32_t place)
@@ -296,52 +306,122 @@ int pack_put(struct pack *pack, uint32_t owner, const struct pack_item *item)
 	return rc;
 }
 
-/* The class of a word holds still, its place only under the class's lock. */
-static struct pack_class *class_lock(struct pack *pack, uint32_t owner,
+/*
+ * Locks the class of the object that *owner or what it refers to owns, and says
+ * which. A word may become a reference until its class is locked: then again.
+ */
+static struct pack_class *class_lock(struct pack *pack, uint32_t *owner,
 				     uint64_t *word_out)
 {
-	uint64_t word = word_load(pack, owner);
-	struct pack_class *c = &pack->class[word_class(word)];
+	for (;;) {
+		uint64_t word = word_load(pack, *owner);
+		struct pack_class *c;
 
-	assert(word);
-	lock_take(&c->lock);
-	*word_out = word_load(pack, owner);
-	return c;
-}
-
-bool pack_overwrite(struct pack *pack, uint32_t owner,
-		    const struct pack_item *item)
-{
-	uint32_t class = class_of(item);
-	struct pack_class *c;
-	uint64_t word;
-
-	if (word_class(word_load(pack, owner)) != class)
-		return false;
-	c = class_lock(pack, owner, &word);
-	object_write(object_at(pack, c, word_place(word)), owner, item);
-	word_store(pack, owner, word_make(item, class, word_place(word)));
-	lock_drop(&c->lock);
-	return true;
+		assert(word);
+		if (word_class(word) == CLASS_REFERENCE) {
+			*owner = word_place(word);
+			continue;
+		}
+		c = &pack->class[word_class(word)];
+		lock_take(&c->lock);
+		*word_out = word_load(pack, *owner);
+		if (word_class(*word_out) == word_class(word))
+			return c;
+		lock_drop(&c->lock);
+	}
 }
 
 void pack_reown(struct pack *pack, uint32_t from, uint32_t to)
 {
 	uint64_t word;
-	struct pack_class *c = class_lock(pack, from, &word);
+	struct pack_class *c;
 
+	if (pack_reference(pack, from)) {
+		word_store(pack, to, word_load(pack, from));
+		word_store(pack, from, 0);
+		return;
+	}
+	c = class_lock(pack, &from, &word);
 	object_at(pack, c, word_place(word))->owner = to;
 	word_store(pack, to, word);
 	word_store(pack, from, 0);
 	lock_drop(&c->lock);
 }
 
-void pack_mark(struct pack *pack, uint32_t owner)
+void pack_share(struct pack *pack, uint32_t from, uint32_t to)
 {
 	uint64_t word;
-	struct pack_class *c = class_lock(pack, owner, &word);
+	struct pack_class *c = class_lock(pack, &from, &word);
 
-	word_store(pack, owner, word | WORD_MARK);
+	object_at(pack, c, word_place(word))->owner = to;
+	word_store(pack, to, word & ~WORD_MARK);
+	word_store(pack, from, word_refer(word, to));
+	lock_drop(&c->lock);
+}
+
+void pack_refer(struct pack *pack, uint32_t name, uint32_t to,
+		const struct pack_item *item)
+{
+	word_store(pack, name, word_make(item, CLASS_REFERENCE, to));
+}
+
+void pack_clear(struct pack *pack, uint32_t name)
+{
+	word_store(pack, name, 0);
+}
+
+uint32_t pack_reference(const struct pack *pack, uint32_t name)
+{
+	uint64_t word = word_load(pack, name);
+
+	return word_class(word) == CLASS_REFERENCE ? word_place(word) : 0;
+}
+
+uint64_t pack_word(const struct pack *pack, uint32_t owner)
+{
+	return word_load(pack, owner);
+}
+
+bool pack_equal(struct pack *pack, uint32_t owner, const struct pack_item *item)
+{
+	uint64_t word = word_load(pack, owner);
+	const struct pack_head *object;
+	struct pack_class *c;
+	bool equal;
+
+	/* These never change while the object is the owner's. */
+	if (pack_word_bytes(word) != item->bytes ||
+	    pack_word_tag(word) != item->tag)
+		return false;
+	c = class_lock(pack, &owner, &word);
+	object = object_at(pack, c, word_place(word));
+	equal = object->sum == item->sum &&
+		!memcmp(object + 1, item->data, item->bytes);
+	lock_drop(&c->lock);
+	return equal;
+}
+
+bool pack_sum(struct pack *pack, uint32_t owner, uint32_t *sum_out,
+	      uint32_t *bytes_out)
+{
+	uint32_t at = owner;
+	uint64_t word;
+	struct pack_class *c = class_lock(pack, &at, &word);
+
+	*sum_out = object_at(pack, c, word_place(word))->sum;
+	*bytes_out = pack_word_bytes(word);
+	lock_drop(&c->lock);
+	return at == owner;
+}
+
+void pack_mark(struct pack *pack, uint32_t owner)
+{
+	uint32_t at = owner;
+	uint64_t word;
+	struct pack_class *c = class_lock(pack, &at, &word);
+
+	/* A reference is its user's own; else we hold the class. */
+	word_store(pack, owner, word_load(pack, owner) | WORD_MARK);
 	lock_drop(&c->lock);
 }
 
@@ -357,7 +437,7 @@ static void last_move(struct pack *pack, struct pack_class *c, uint32_t place)
 void pack_drop(struct pack *pack, uint32_t owner)
 {
 	uint64_t word;
-	struct pack_class *c = class_lock(pack, owner, &word);
+	struct pack_class *c = class_lock(pack, &owner, &word);
 	uint32_t spare = spare_of(c);
 	uint32_t allowed;
 
@@ -376,7 +456,7 @@ void pack_read(struct pack *pack, uint32_t owner, void *buf,
 	       struct pack_item *item_out)
 {
 	uint64_t word;
-	struct pack_class *c = class_lock(pack, owner, &word);
+	struct pack_class *c = class_lock(pack, &owner, &word);
 	const struct pack_head *object = object_at(pack, c, word_place(word));
 
 	item_out->data = buf;

@@ -13,8 +13,8 @@
  * An object's place is told by one word of its owner, a cell in the tables'
  * arena. The object knows its owner, and the move rewrites the owner's word.
  * That is why words are atomic and belong to the lock of their class, while
- * an owner that is no object's (word 0) belongs to its user. A word's class
- * changes only by its user's own calls.
+ * an owner that is no object's (word 0), or a reference, belongs to its user.
+ * A word's class changes only by its user's own calls, or by pack_share.
  *
  * No byte of an earlier object is ever readable: an object is written whole,
  * from the first byte to `bytes`, in the call that makes it, and read only that
@@ -81,15 +81,30 @@ void pack_fini(struct pack *pack);
 MUST_CHECK int pack_put(struct pack *pack, uint32_t owner,
 			const struct pack_item *item);
 
-/*
- * Overwrites the owner's object by one of the same class: cannot fail. false:
- * the class differs, and nothing was done.
- */
-bool pack_overwrite(struct pack *pack, uint32_t owner,
-		    const struct pack_item *item);
-
 /* Gives the object of `from` to `to`, whose word is 0. */
 void pack_reown(struct pack *pack, uint32_t from, uint32_t to);
+
+/*
+ * References: a word that names another word, which owns the object for it.
+ * share gives the object of `from` to `to`, whose word is 0, and makes `from` a
+ * reference to it. refer makes one of a word that is 0, for an item equal to
+ * the object of `to`; clear makes it 0 again. No reference leads to another.
+ * reading follows them; dropping does not.
+ */
+void pack_share(struct pack *pack, uint32_t from, uint32_t to);
+void pack_refer(struct pack *pack, uint32_t name, uint32_t to,
+		const struct pack_item *item);
+void pack_clear(struct pack *pack, uint32_t name);
+/* The word referred to; 0: it is no reference. */
+uint32_t pack_reference(const struct pack *pack, uint32_t name);
+
+/* Is the object this item, in form and every byte? */
+bool pack_equal(struct pack *pack, uint32_t owner,
+		const struct pack_item *item);
+
+/* Checksum and length of the word's own object. false: it is a reference. */
+bool pack_sum(struct pack *pack, uint32_t owner, uint32_t *sum_out,
+	      uint32_t *bytes_out);
 
 /* Frees the owner's object; its word becomes 0. */
 void pack_drop(struct pack *pack, uint32_t owner);
@@ -109,6 +124,8 @@ uint32_t pack_object_bytes(uint32_t bytes);
  * object, and any new object comes without.
  */
 void pack_mark(struct pack *pack, uint32_t owner);
+
+uint64_t pack_word(const struct pack *pack, uint32_t owner);
 
 /* What a word says without asking the packer. */
 bool pack_word_marked(uint64_t word);

@@ -32,7 +32,7 @@ static uint64_t word_of(const struct leaf *leaf, uint32_t n)
 
 /* d: 1 for a page that came, -1 (all bits) for one that went. */
 static void page_count(struct shard *s, enum pool_kind kind, uint32_t tag,
-		       uint32_t bytes, uint64_t d)
+		       uint64_t d)
 {
 	struct tmem_stats *st = &s->stats;
 
@@ -45,30 +45,35 @@ static void page_count(struct shard *s, enum pool_kind kind, uint32_t tag,
 		st->pages_same_filled += d;
 	else if (tag == CODEC_RAW)
 		st->pages_raw += d;
-	st->stored_bytes += d * bytes;
+}
+
+/* The same for an object. */
+static void object_count(struct shard *s, uint32_t bytes, uint64_t d)
+{
+	s->objects += d;
+	s->stats.stored_bytes += d * bytes;
 	s->object_bytes += d * pack_object_bytes(bytes);
 }
 
-static struct tmem_pool *leaf_pool(const struct shard *s,
-				   const struct leaf *leaf)
+static struct tmem_pool *leaf_pool(const struct tmem *tm, uint32_t leaf)
 {
-	return object_at(s->tm, leaf->object)->pool;
+	return object_at(tm, leaf_at(tm, leaf)->object)->pool;
 }
 
-static uint8_t *member_at(const struct shard *s, uint32_t leaf, uint32_t n)
+static uint8_t *member_at(const struct tmem *tm, uint32_t leaf, uint32_t n)
 {
-	struct leaf_ephemeral *le = arena_unit_at(&s->tm->tables, leaf);
+	struct leaf_ephemeral *le = arena_unit_at(&tm->tables, leaf);
 
 	return &le->member[n];
 }
 
-struct tmem_client *page_client(const struct shard *s, uint32_t leaf,
+struct tmem_client *page_client(const struct tmem *tm, uint32_t leaf,
 				uint32_t n)
 {
-	struct tmem_pool *pool = leaf_pool(s, leaf_at(s->tm, leaf));
+	struct tmem_pool *pool = leaf_pool(tm, leaf);
 
 	return pool->cl ? pool->cl
-			: shared_member(pool, *member_at(s, leaf, n));
+			: shared_member(pool, *member_at(tm, leaf, n));
 }
 
 /* A place for a page, and who is charged for what is in it. */
@@ -81,10 +86,16 @@ struct spot {
 static struct spot spot_of(const struct shard *s, uint32_t leaf, uint32_t n)
 {
 	return (struct spot){
-		.cl = page_client(s, leaf, n),
-		.kind = leaf_pool(s, leaf_at(s->tm, leaf))->kind,
+		.cl = page_client(s->tm, leaf, n),
+		.kind = leaf_pool(s->tm, leaf)->kind,
 		.name = word_unit(leaf, n),
 	};
+}
+
+static struct content_scope scope_of(const struct shard *s,
+				     const struct spot *spot)
+{
+	return (struct content_scope){s->tm, spot->cl, spot->kind};
 }
 
 /* Counted and aged no more; its object, word and charge are the caller's. */
@@ -92,8 +103,7 @@ static void page_leave(struct shard *s, const struct spot *spot, uint64_t word)
 {
 	if (spot->kind == KIND_EPHEMERAL)
 		age_remove(spot->cl, spot->name);
-	page_count(s, spot->kind, pack_word_tag(word), pack_word_bytes(word),
-		   UINT64_MAX);
+	page_count(s, spot->kind, pack_word_tag(word), UINT64_MAX);
 }
 
 static void page_enter(struct shard *s, const struct spot *spot,
@@ -101,7 +111,19 @@ static void page_enter(struct shard *s, const struct spot *spot,
 {
 	if (spot->kind == KIND_EPHEMERAL)
 		age_append(spot->cl, spot->name);
-	page_count(s, spot->kind, item->tag, item->bytes, 1);
+	page_count(s, spot->kind, item->tag, 1);
+}
+
+/* Drops what the word `name` holds for the page of this place. */
+static void object_drop(struct shard *s, const struct spot *spot, uint32_t name,
+			uint32_t bytes)
+{
+	struct content_scope scope = scope_of(s, spot);
+
+	if (!content_drop(&scope, name))
+		return;
+	object_count(s, bytes, UINT64_MAX);
+	client_uncharge(spot->cl, spot->kind, pack_object_bytes(bytes));
 }
 
 /* Leaves the leaf, even if it is empty now. */
@@ -111,9 +133,7 @@ static void page_remove(struct shard *s, uint32_t leaf, uint32_t n)
 	uint64_t word = word_of(leaf_at(s->tm, leaf), n);
 
 	page_leave(s, &spot, word);
-	pack_drop(&s->tm->pack, spot.name);
-	client_uncharge(spot.cl, spot.kind,
-			pack_object_bytes(pack_word_bytes(word)));
+	object_drop(s, &spot, spot.name, pack_word_bytes(word));
 }
 
 void page_drop(struct shard *s, uint32_t leaf, uint32_t n)
@@ -156,69 +176,67 @@ void leaf_clear_member(struct shard *s, uint32_t leaf, uint8_t member)
 	LOCK_ASSERT(LOCK_SHARD);
 	for (uint32_t n = 0; n < LEAF_PAGES; n++)
 		if (word_of(leaf_at(s->tm, leaf), n) &&
-		    *member_at(s, leaf, n) == member)
+		    *member_at(s->tm, leaf, n) == member)
 			page_remove(s, leaf, n);
 	if (leaf_is_empty(leaf_at(s->tm, leaf)))
 		leaf_destroy(s, leaf);
 }
 
-/* Into a word that is 0. */
+/*
+ * Into a word that is 0. credit: bytes that the caller will give back when this
+ * is done, so that the cap need not have room for both.
+ */
+static int object_put(struct shard *s, const struct spot *spot,
+		      const struct pack_item *item, uint32_t credit)
+{
+	struct content_scope scope = scope_of(s, spot);
+	uint32_t bytes = pack_object_bytes(item->bytes);
+	uint32_t more = bytes > credit ? bytes - credit : 0;
+	bool stored = false;
+	int rc = 0;
+
+	if (more)
+		rc = client_charge(spot->cl, spot->kind, more);
+	if (rc)
+		return content_join(&scope, spot->name, item) ? 0 : rc;
+	rc = content_put(&scope, spot->name, item, &stored);
+	if (rc || !stored) {
+		client_uncharge(spot->cl, spot->kind, more);
+		return rc;
+	}
+	client_recharge(spot->cl, spot->kind, bytes - more);
+	object_count(s, item->bytes, 1);
+	return 0;
+}
+
 static int page_insert(struct shard *s, const struct spot *spot,
 		       const struct pack_item *item)
 {
-	uint32_t bytes = pack_object_bytes(item->bytes);
-	int rc = client_charge(spot->cl, spot->kind, bytes);
+	int rc = object_put(s, spot, item, 0);
 
-	if (rc)
-		return rc;
-	rc = pack_put(&s->tm->pack, spot->name, item);
-	if (rc) {
-		client_uncharge(spot->cl, spot->kind, bytes);
-		return rc;
-	}
-	page_enter(s, spot, item);
-	return 0;
+	if (!rc)
+		page_enter(s, spot, item);
+	return rc;
 }
 
 /*
  * The old object waits under the shard's scratch word until the new one is in
  * place, and returns if it cannot be.
  */
-static int object_exchange(struct shard *s, uint32_t name,
-			   const struct pack_item *item)
-{
-	struct pack *pack = &s->tm->pack;
-	int rc;
-
-	if (pack_overwrite(pack, name, item))
-		return 0;
-	pack_reown(pack, name, s->scratch);
-	rc = pack_put(pack, name, item);
-	if (rc)
-		pack_reown(pack, s->scratch, name);
-	else
-		pack_drop(pack, s->scratch);
-	return rc;
-}
-
 static int page_replace(struct shard *s, const struct spot *spot, uint64_t word,
 			const struct pack_item *item)
 {
-	uint32_t was = pack_object_bytes(pack_word_bytes(word));
-	uint32_t now = pack_object_bytes(item->bytes);
-	uint32_t more = now > was ? now - was : 0;
-	int rc = 0;
+	struct content_scope scope = scope_of(s, spot);
+	uint32_t bytes = pack_word_bytes(word);
+	bool alone = content_hide(&scope, spot->name, s->scratch);
+	int rc =
+		object_put(s, spot, item, alone ? pack_object_bytes(bytes) : 0);
 
-	if (more)
-		rc = client_charge(spot->cl, spot->kind, more);
-	if (rc)
-		return rc;
-	rc = object_exchange(s, spot->name, item);
 	if (rc) {
-		client_uncharge(spot->cl, spot->kind, more);
+		content_return(&scope, s->scratch, spot->name);
 		return rc;
 	}
-	client_uncharge(spot->cl, spot->kind, was + more - now);
+	object_drop(s, spot, s->scratch, bytes);
 	page_leave(s, spot, word);
 	page_enter(s, spot, item);
 	return 0;
@@ -238,7 +256,7 @@ static int page_put_new(struct shard *s, struct tmem_pool *pool,
 			return rc;
 	}
 	if (!pool->cl)
-		*member_at(s, leaf, n) = key->cl->slot[key->pool].member;
+		*member_at(s->tm, leaf, n) = key->cl->slot[key->pool].member;
 	spot = spot_of(s, leaf, n);
 	rc = page_insert(s, &spot, item);
 	if (rc && leaf_is_empty(leaf_at(s->tm, leaf)))
@@ -293,7 +311,7 @@ int page_get(struct shard *s, const struct key *key, void *buf,
 		return -ENOENT;
 	pack_read(&s->tm->pack, word_unit(leaf, n), buf, item_out);
 	if (!pool->cl)
-		age_renew(page_client(s, leaf, n), word_unit(leaf, n));
+		age_renew(page_client(s->tm, leaf, n), word_unit(leaf, n));
 	else if (pool->kind == KIND_EPHEMERAL)
 		page_drop(s, leaf, n);
 	return 0;

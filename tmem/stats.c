@@ -26,7 +26,7 @@ static uint64_t shard_metadata(const struct shard *s)
 
 	for (unsigned k = 0; k < CELL_KINDS; k++)
 		bytes += slab_live_bytes(&s->slab[k]);
-	return bytes + s->stats.pages * sizeof(struct pack_head);
+	return bytes + s->objects * sizeof(struct pack_head);
 }
 
 void tmem_stats(const struct tmem *tm, struct tmem_stats *out)
@@ -42,6 +42,8 @@ void tmem_stats(const struct tmem *tm, struct tmem_stats *out)
 	for (unsigned n = 0; n < tm->shards; n++) {
 		stats_add(out, &tm->shard[n].stats);
 		out->metadata_bytes += shard_metadata(&tm->shard[n]);
+		out->metadata_bytes += stripe_live_bytes(&tm->stripe[n]);
+		out->pages_shared += tm->stripe[n].shared;
 	}
 	out->metadata_bytes += atomic_load(&tm->budget.heap);
 	out->used_bytes = atomic_load(&tm->budget.used);

@@ -18,8 +18,9 @@
  * are named by unit (arena.h).
  *
  * Cost of a stored page, metadata alone: an eighth of a leaf (11 bytes,
- * persistent; 20, ephemeral), 8 in front of the payload, and 0.25 to 1 for
- * the table: 20 bytes where indexes are dense (29 if ephemeral).
+ * persistent; 20, ephemeral), 8 in front of the payload, 0.25 to 1 for the
+ * table, 7 to 8 in the index of contents (content.h): 28 bytes where indexes
+ * are dense (37 if ephemeral).
  *
  * A page is reached only under its shard's lock. A pool that ends first leaves
  * its slot, then each shard is locked and cleared of it; after that no thread
@@ -34,6 +35,7 @@
 #define TMEM_STORE_H
 
 #include "tmem/codec.h"
+#include "tmem/content.h"
 #include "tmem/lock.h"
 #include "tmem/pack.h"
 #include "tmem/slab.h"
@@ -52,7 +54,9 @@ enum cell_kind {
 	CELL_LEAF_EPHEMERAL = KIND_EPHEMERAL,
 	CELL_LEAF_PERSISTENT = KIND_PERSISTENT,
 	CELL_OBJECT,
-	CELL_KINDS
+	CELL_KINDS, /* of a shard; those of stripes follow */
+	CELL_LINE = CELL_KINDS,
+	CELL_CONTENT
 };
 
 struct object {
@@ -121,7 +125,13 @@ struct shard {
 	uint32_t scratch; /* unit of a word: see page_replace() */
 	struct table table;
 	struct slab slab[CELL_KINDS];
-	uint64_t object_bytes;	 /* packed objects of its pages */
+	/*
+	 * An object that several pages share is counted where it was stored
+	 * first and discounted where it is dropped last. So these two, and
+	 * stats.stored_bytes, are right only in sum over all shards.
+	 */
+	uint64_t object_bytes; /* packed objects of its pages */
+	uint64_t objects;
 	struct tmem_stats stats; /* all but metadata, slack and used */
 };
 
@@ -132,6 +142,7 @@ struct client_auth {
 struct tmem_client {
 	struct tmem *tm;
 	struct tmem_client *next; /* lock: clients */
+	uint64_t salt; /* its contents are hashed apart from others' */
 	char name[TMEM_NAME_MAX];
 	_Atomic uint32_t weight;
 	_Atomic uint64_t cap;
@@ -163,10 +174,12 @@ struct tmem {
 	struct shared_pool *shared;
 	_Atomic uint64_t shared_bytes; /* leaves and objects in shared pools */
 	_Atomic uint64_t pool_names;
+	uint64_t client_ids; /* lock: clients */
 	uint32_t scratch_block;
 	uint64_t secret;
 	unsigned shards; /* a power of two */
 	struct shard *shard;
+	struct stripe *stripe; /* as many as shards */
 	void *shards_memory;
 };
 
@@ -247,6 +260,10 @@ MUST_CHECK int client_charge(struct tmem_client *cl, enum pool_kind kind,
 void client_uncharge(struct tmem_client *cl, enum pool_kind kind,
 		     uint64_t bytes);
 
+/* Charges beyond the cap: as much will be uncharged in a moment. */
+void client_recharge(struct tmem_client *cl, enum pool_kind kind,
+		     uint64_t bytes);
+
 /* The same for what leads to pages of the pool. */
 MUST_CHECK int pool_charge(struct tmem_pool *pool, uint64_t bytes);
 void pool_uncharge(struct tmem_pool *pool, uint64_t bytes);
@@ -255,6 +272,8 @@ void pool_uncharge(struct tmem_pool *pool, uint64_t bytes);
 
 struct key key_make(struct tmem_client *cl, int pool,
 		    const struct tmem_oid *oid, uint32_t index);
+/* A bijection of 64 bits whose every output bit depends on every input bit. */
+uint64_t key_mix(uint64_t x);
 uint64_t key_hash(const struct tmem *tm, uint64_t pool_name,
 		  const struct tmem_oid *oid);
 struct shard *key_shard(const struct key *key);
@@ -318,7 +337,7 @@ uint32_t leaf_clear_unmarked(struct shard *s, uint32_t leaf);
 void leaf_clear_member(struct shard *s, uint32_t leaf, uint8_t member);
 
 /* Who is charged for the page. */
-struct tmem_client *page_client(const struct shard *s, uint32_t leaf,
+struct tmem_client *page_client(const struct tmem *tm, uint32_t leaf,
 				uint32_t n);
 
 /* ---- age.c: ephemeral pages by age --------------------------------------- */

@@ -47,7 +47,8 @@ static void shard_init(struct tmem *tm, unsigned n)
 /* alloc() gives 16-byte alignment; shards want a cache line each. */
 static size_t shards_bytes(const struct tmem *tm)
 {
-	return tm->shards * sizeof(struct shard) + _Alignof(struct shard);
+	return tm->shards * (sizeof(struct shard) + sizeof(struct stripe)) +
+	       _Alignof(struct shard);
 }
 
 static int shards_init(struct tmem *tm)
@@ -61,15 +62,20 @@ static int shards_init(struct tmem *tm)
 	at = (at + _Alignof(struct shard) - 1) &
 	     ~(uintptr_t)(_Alignof(struct shard) - 1);
 	tm->shard = (struct shard *)at;
-	for (unsigned n = 0; n < tm->shards; n++)
+	tm->stripe = (struct stripe *)(tm->shard + tm->shards);
+	for (unsigned n = 0; n < tm->shards; n++) {
 		shard_init(tm, n);
+		stripe_init(&tm->stripe[n], &tm->tables, n);
+	}
 	return 0;
 }
 
 static void shards_fini(struct tmem *tm)
 {
-	for (unsigned n = 0; n < tm->shards; n++)
+	for (unsigned n = 0; n < tm->shards; n++) {
 		lock_fini(&tm->shard[n].lock);
+		stripe_fini(&tm->stripe[n]);
+	}
 	heap_free(&tm->budget, tm->shards_memory, shards_bytes(tm));
 }
 

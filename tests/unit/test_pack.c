@@ -186,8 +186,6 @@ static void step(struct rng *rng)
 {
 	struct owner *o = &owners[rng_below(rng, owners_n)];
 	struct owner *other = &owners[rng_below(rng, owners_n)];
-	unsigned char data[PAGE_BYTES];
-	struct pack_item item = {data, 0, 0, 0, 0};
 	struct owner next = *o;
 
 	if (!o->bytes) {
@@ -203,17 +201,7 @@ static void step(struct rng *rng)
 		o->bytes = 0;
 		return;
 	}
-	next.bytes = size_realistic(rng);
-	next.seed = rng_next(rng);
-	data_make(&next, data);
-	item.bytes = next.bytes;
-	item.tag = 1 + next.seed % 3;
-	item.sum = (uint32_t)next.seed;
-	item.spread = (uint32_t)next.seed;
-	if (rng_below(rng, 2) && pack_overwrite(&pack, o->unit, &item))
-		*o = next;
-	else
-		owner_drop(o);
+	owner_drop(o);
 }
 
 START_TEST(holds_what_the_model_holds)
