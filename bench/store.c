@@ -447,6 +447,20 @@ static bool churn_put(struct bench *b, uint32_t i, const void *page)
 	       PAGE_BYTES;
 }
 
+/* No two alike: equal pages are stored once, and would leave less to churn. */
+static void churn_page(struct bench *b, unsigned char *page, uint64_t r,
+		       uint64_t *state)
+{
+	uint64_t own = random_next(state);
+
+	if (r % 4 == 1)
+		size_fill(page, state);
+	else
+		memcpy(page, page_at(b, (uint32_t)((r >> 8) % b->count)),
+		       PAGE_BYTES);
+	memcpy(page, &own, sizeof(own));
+}
+
 /*
  * A quarter flushes, the rest puts to random keys; a third of those are of a
  * size drawn evenly, so that what is freed seldom fits what comes.
@@ -459,14 +473,14 @@ static void churn(struct bench *b)
 	for (uint64_t n = 0; n < (uint64_t)b->count * CHURNS; n++) {
 		uint32_t i = (uint32_t)(random_next(&state) % b->count);
 		uint64_t r = random_next(&state);
-		const void *from = page_at(b, (uint32_t)((r >> 8) % b->count));
 		bool ok;
 
-		if (r % 4 == 1) {
-			size_fill(page, &state);
-			from = page;
+		if (r % 4 == 0) {
+			ok = churn_flush(b, i);
+		} else {
+			churn_page(b, page, r, &state);
+			ok = churn_put(b, i, page);
 		}
-		ok = r % 4 == 0 ? churn_flush(b, i) : churn_put(b, i, from);
 		if (!ok)
 			fail("the churn failed");
 	}
