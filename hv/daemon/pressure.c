@@ -17,6 +17,7 @@
  */
 #include "hv/daemon/pressure.h"
 #include "hv/base/log.h"
+#include "hv/base/probe.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -135,6 +136,7 @@ bool pressure_update(struct pressure *p, uint64_t free_bytes,
 	p->measured = state_of(p, free_bytes, min);
 	if (p->measured == was)
 		return false;
+	PROBE3(pressure, was, p->measured, 0);
 	log_info("pressure: %s -> %s: %" PRIu64 " MiB free, minimum %" PRIu64
 		 " MiB%s%s",
 		 state_name[was], state_name[p->measured],
@@ -151,6 +153,7 @@ bool pressure_force(struct pressure *p, enum pressure_state state,
 
 	p->is_forced = true;
 	p->forced = state;
+	PROBE3(pressure, was, state, 1);
 	log_info("pressure: %s -> %s: set by %s, until set to auto",
 		 state_name[was], state_name[state], by);
 	return was != state;
@@ -163,6 +166,7 @@ bool pressure_release(struct pressure *p, const char *by)
 	if (!p->is_forced)
 		return false;
 	p->is_forced = false;
+	PROBE3(pressure, was, p->measured, 0);
 	log_info("pressure: %s -> %s: set to auto by %s", state_name[was],
 		 state_name[p->measured], by);
 	return was != p->measured;

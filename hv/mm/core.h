@@ -18,6 +18,7 @@
 #ifndef HV_MM_CORE_H
 #define HV_MM_CORE_H
 
+#include "hv/base/probe.h"
 #include "hv/mm/histogram.h"
 #include "hv/mm/map.h"
 #include "hv/mm/mm.h"
@@ -132,6 +133,7 @@ static inline void spot_set_word(struct mm *mm, const struct spot *s,
 		COUNT(mm, ballooned_pages,
 		      page_flags(word) & PAGE_BALLOONED ? 1 : (uint64_t)-1);
 	if (from != to) {
+		PROBE4(page, s->range->first.n, s->page, from, to);
 		atomic_fetch_sub_explicit(&mm->count.in_state[from], 1,
 					  memory_order_relaxed);
 		atomic_fetch_add_explicit(&mm->count.in_state[to], 1,
