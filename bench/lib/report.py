@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """build/bench/report.html: every bench's figures on one self-contained page.
+And the same tables as Markdown, for docs/performance.md.
 
 For a reader who was not there: first what the page is and how to read it, the
 machine, all targets in one table, then each bench with its plot of ratios,
@@ -174,3 +175,39 @@ def page(results):
                      + escape(", ".join(failed)) + "</p>")
     parts += [_bench(one) for one in results]
     return "\n".join(parts) + "\n</body></html>\n"
+
+
+def _markdown_row(row, unit):
+    name = row["name"].replace("|", "/")
+    cells = [name + (f" / {row['rival']}" if "rival" in row else ""),
+             number(row.get("ours_median")), number(row.get("theirs_median")),
+             f"{number(row['median'])}{unit}",
+             f"{number(row['low'])} .. {number(row['high'])}",
+             row["target"] or "", row["verdict"]]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _markdown_bench(one):
+    lines = [f"### {one['name']}", "",
+             f"{one.get('date', '?')}, commit {one.get('revision')}, "
+             f"{'full' if one.get('full') else 'quick'} version, "
+             f"{number(one.get('seconds'))} s, "
+             + ", ".join(f"{k}: {v}" for k, v in
+                         one.get("settings", {}).items()), ""]
+    for kind in ("failure", "skipped"):
+        if kind in one:
+            lines += [f"{kind}: {one[kind].splitlines()[0]}", ""]
+    rows = [_markdown_row(p, "x") for p in one.get("pairs", [])]
+    rows += [_markdown_row(v, " " + v["unit"]) for v in one.get("values", [])]
+    if rows:
+        lines += ["| what / rival | ours | theirs | reached | spread | target "
+                  "| |", "|---|---|---|---|---|---|---|", *rows, ""]
+    lines += [f"- not measured: {text}" for text in one.get("missing", [])]
+    return lines + [""] * bool(one.get("missing"))
+
+
+def markdown(results):
+    lines = []
+    for one in results:
+        lines += _markdown_bench(one)
+    return "\n".join(lines)
