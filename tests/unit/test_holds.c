@@ -17,9 +17,8 @@ static void note(void *arg, uint32_t frame, uint32_t refs)
 {
 	uint32_t *seen = arg;
 
-	ck_assert_uint_lt(frame, FRAMES);
-	ck_assert_uint_eq(seen[frame], 0);
-	ck_assert_uint_gt(refs, 0);
+	if (frame >= FRAMES || seen[frame] || !refs)
+		ck_abort_msg("frame %u, %u references: walked to", frame, refs);
 	seen[frame] = refs;
 }
 
@@ -64,11 +63,13 @@ static void model_run(bool clustered)
 			refs = rng_below(&rng, 4)
 				       ? 1
 				       : 1 + (uint32_t)rng_below(&rng, 5);
-			ck_assert_int_eq(holds_add(&h, f, refs), 0);
+			if (holds_add(&h, f, refs))
+				ck_abort_msg("no memory");
 			model[f] += refs;
 		} else {
 			rc = holds_drop(&h, f);
-			ck_assert_int_eq(rc, model[f] ? 0 : -ENOENT);
+			if (rc != (model[f] ? 0 : -ENOENT))
+				ck_abort_msg("frame %u: %d", f, rc);
 			model[f] -= !rc;
 		}
 		if (i % 2000 == 0)
@@ -77,7 +78,8 @@ static void model_run(bool clustered)
 	agree(&h);
 	for (f = 0; f < FRAMES; f++)
 		for (; model[f]; model[f]--)
-			ck_assert_int_eq(holds_drop(&h, f), 0);
+			if (holds_drop(&h, f))
+				ck_abort_msg("frame %u: not held", f);
 	agree(&h);
 	holds_fini(&h);
 }
