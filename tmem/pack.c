@@ -443,6 +443,7 @@ void pack_drop(struct pack *pack, uint32_t owner)
 
 	if (word_place(word) != c->count - 1)
 		last_move(pack, c, word_place(word));
+	memset(object_at(pack, c, c->count - 1), 0, c->bytes);
 	word_store(pack, owner, 0);
 	c->count--;
 	allowed = spare_allowed(pack, c);
@@ -548,12 +549,39 @@ static bool object_is_sound(const struct pack *pack, uint32_t class,
 	       pack_object_bytes(pack_word_bytes(word)) == c->bytes;
 }
 
+static bool is_zero(const char *at, size_t bytes)
+{
+	return !bytes || (!*at && !memcmp(at, at + 1, bytes - 1));
+}
+
+/* Is what is committed beyond the last object as it came from the kernel? */
+static bool rest_is_zero(const struct pack *pack, const struct pack_class *c)
+{
+	uint32_t first = c->count / c->per_extent;
+
+	for (uint32_t e = first; e < c->extents; e++) {
+		size_t from = 0;
+		size_t to = (size_t)pages_of(c, c->per_extent) << PAGE_SHIFT;
+
+		if (e == first)
+			from = (size_t)(c->count % c->per_extent) * c->bytes;
+		if (e == c->extents - 1)
+			to = (size_t)c->top_pages << PAGE_SHIFT;
+		if (to > from &&
+		    !is_zero(arena_block_at(&pack->extents, c->extent[e]) +
+				     from,
+			     to - from))
+			return false;
+	}
+	return true;
+}
+
 static int class_check(const struct pack *pack, uint32_t class)
 {
 	const struct pack_class *c = &pack->class[class];
 	uint64_t units = arena_units(pack->owners);
 
-	if (pages_committed(c) < pages_needed(c))
+	if (pages_committed(c) < pages_needed(c) || !rest_is_zero(pack, c))
 		return -EUCLEAN;
 	for (uint32_t place = 0; place < c->count; place++)
 		if (!object_is_sound(pack, class, place, units))

@@ -18,7 +18,8 @@
  *
  * No byte of an earlier object is ever readable: an object is written whole,
  * from the first byte to `bytes`, in the call that makes it, and read only that
- * far.
+ * far. Besides, what objects leave is zeroed at once, so committed memory
+ * beyond the last object holds nothing of anybody's; pack_check proves it.
  *
  * A general allocator (jemalloc) was the alternative: it cannot move objects,
  * and after churn holds 10 to 30 % of holes.

@@ -410,6 +410,35 @@ START_TEST(check_sees_one_flipped_bit)
 }
 END_TEST
 
+/* What a page leaves behind must not wait for the next to overwrite it. */
+START_TEST(freed_memory_is_zeroed)
+{
+	const struct pack_class *c;
+	char *beyond;
+	int p;
+
+	start(0);
+	p = pool(TMEM_PERSISTENT);
+	for (uint32_t i = 0; i < 300; i++)
+		ck_assert_int_eq(tmem_put(cl, p, &oid, i, page(i, 1000)), 0);
+	for (uint32_t i = 0; i < 300; i++)
+		if (i % 100)
+			ck_assert_int_eq(tmem_flush_page(cl, p, &oid, i), 0);
+	ck_assert_int_eq(tmem_check(tm), 0);
+	c = tm->pack.class;
+	while (!c->count || c->count * c->bytes % PAGE_BYTES == 0)
+		c++;
+	beyond = arena_block_at(&tm->pack.extents, c->extent[0]) +
+		 (size_t)c->count * c->bytes;
+	for (size_t i = 0; (uintptr_t)(beyond + i) % PAGE_BYTES; i++)
+		ck_assert_int_eq(beyond[i], 0);
+	beyond[0] = 1;
+	ck_assert_int_eq(tmem_check(tm), -EUCLEAN);
+	beyond[0] = 0;
+	stop();
+}
+END_TEST
+
 static void cases_add(Suite *suite)
 {
 	TCase *tc = tcase_create("store");
@@ -431,6 +460,7 @@ static void cases_add(Suite *suite)
 		tcase_add_test(tc, page_changing_under_way_harms_nobody);
 	tcase_add_test(tc, forms_are_counted);
 	tcase_add_test(tc, check_sees_one_flipped_bit);
+	tcase_add_test(tc, freed_memory_is_zeroed);
 	suite_add_tcase(suite, tc);
 }
 

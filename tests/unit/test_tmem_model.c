@@ -3,12 +3,17 @@
  * The laws of tmem against a naive model: an array of keys, each with the seed
  * of the page it should hold. Random operations; one thread, and eight that
  * share the model under locks over its keys while a ninth changes everything
- * that must not matter (compression, weights, caps, freezing, eviction,
- * checks).
+ * that must not matter (compression, weights, caps, freezing, eviction, checks,
+ * saving a running client and restoring it). A quarter of the pages are of a
+ * few contents, so that they are stored once and part again.
+ *
+ * TMEM_MODEL_OPS=N makes the threads do N operations in all (10 million take
+ * about two minutes).
  *
  * What a get may return:
  *   persistent   exactly the model's page, or a miss exactly where it has none
  *   ephemeral    the model's page or a miss; after a miss or a get, a miss
+ *   shared       the model's page or a miss; after a miss, a miss
  */
 #include "tmem/tmem.h"
 #include "tests/support/rng.h"
@@ -16,13 +21,16 @@
 #include <check.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define THREADS 8
 #define OBJECTS 4
 #define INDEXES 1536 /* of an object: several shards, partly full leaves */
-#define POOLS	4
+#define POOLS	5
 #define KEYS	(POOLS * OBJECTS * INDEXES)
 #define CLIENTS 2
 #define STRIPES 24 /* locks over the keys of an object; TSan allows 64 */
@@ -36,6 +44,8 @@ struct world {
 	struct tmem_client *cl[CLIENTS];
 	int pool[POOLS];
 	bool persistent[POOLS];
+	pthread_rwlock_t life; /* of the pools */
+	unsigned restores;
 	struct model_key key[KEYS];
 	pthread_mutex_t lock[POOLS * OBJECTS * STRIPES];
 	_Atomic bool stop;
@@ -45,6 +55,11 @@ struct world {
 };
 
 static struct world world;
+
+static const uint8_t uuid[16] = {5, 4, 3, 2, 1};
+
+/* The last pool is shared: both clients have it, under one id. */
+#define SHARED_POOL (POOLS - 1)
 
 /* A page told by its seed: same-filled, raw, or compressing to any size. */
 static void page_make(uint64_t seed, unsigned char *page)
@@ -74,6 +89,10 @@ static unsigned pool_of(unsigned k)
 
 static struct tmem_client *client_of(const struct world *w, unsigned k)
 {
+	static _Atomic unsigned turn;
+
+	if (pool_of(k) == SHARED_POOL)
+		return w->cl[turn++ % CLIENTS];
 	return w->cl[pool_of(k) % CLIENTS];
 }
 
@@ -102,8 +121,12 @@ static void try_put(struct world *w, unsigned k, struct rng *rng)
 	unsigned char page[PAGE_BYTES];
 	struct model_key *key = &w->key[k];
 	struct tmem_oid oid = oid_of(k);
-	uint64_t seed = rng_next(rng) | (uint64_t)1 << 63;
+	uint64_t seed = rng_next(rng);
 	int rc;
+
+	if (seed % 4 == 3)
+		seed = 3 + rng_below(rng, 64) * 8; /* often the same */
+	seed |= (uint64_t)1 << 63;
 
 	page_make(seed, page);
 	rc = tmem_put(client_of(w, k), w->pool[pool_of(k)], &oid, index_of(k),
@@ -143,7 +166,7 @@ static void try_get(struct world *w, unsigned k)
 		if (persistent)
 			ck_assert_uint_eq(key->seed, 0);
 	}
-	if (!persistent)
+	if (!persistent && (rc || pool_of(k) != SHARED_POOL))
 		key->seed = 0;
 }
 
@@ -173,7 +196,7 @@ static void try_flush_object(struct world *w, unsigned k)
 		pthread_mutex_unlock(lock_of(w, first + i));
 }
 
-static void step(struct world *w, struct rng *rng)
+static void step_any(struct world *w, struct rng *rng)
 {
 	unsigned k = (unsigned)rng_below(rng, KEYS);
 	unsigned what = (unsigned)rng_below(rng, 2000);
@@ -192,6 +215,13 @@ static void step(struct world *w, struct rng *rng)
 	pthread_mutex_unlock(lock_of(w, k));
 }
 
+static void step(struct world *w, struct rng *rng)
+{
+	pthread_rwlock_rdlock(&w->life);
+	step_any(w, rng);
+	pthread_rwlock_unlock(&w->life);
+}
+
 static void ballast_holds(const struct tmem *tm)
 {
 	struct tmem_stats st;
@@ -202,12 +232,85 @@ static void ballast_holds(const struct tmem *tm)
 	ck_assert_uint_eq(st.pages_ephemeral + st.pages_persistent, st.pages);
 }
 
+static void forget(struct world *w, unsigned c, bool persistent)
+{
+	for (unsigned k = 0; k < KEYS; k++)
+		if (pool_of(k) != SHARED_POOL && pool_of(k) % CLIENTS == c &&
+		    w->persistent[pool_of(k)] == persistent)
+			w->key[k].seed = 0;
+}
+
+static void pools_make(struct world *w, unsigned c)
+{
+	for (unsigned p = 0; p < POOLS; p++) {
+		uint32_t flags = TMEM_EPHEMERAL;
+
+		if (p == SHARED_POOL)
+			flags = TMEM_SHARED;
+		else if (p % CLIENTS != c)
+			continue;
+		else if (w->persistent[p])
+			flags = TMEM_PERSISTENT;
+		w->pool[p] = tmem_pool_create(w->cl[c], flags, uuid);
+		ck_assert_int_ge(w->pool[p], 0);
+	}
+}
+
+static void pools_end(struct world *w, unsigned c)
+{
+	for (unsigned p = 0; p < POOLS; p++)
+		if (p == SHARED_POOL || p % CLIENTS == c)
+			ck_assert_int_eq(
+				tmem_pool_destroy(w->cl[c], w->pool[p]), 0);
+}
+
+/* All others wait. The client's pools end, and return from the stream. */
+static void reincarnate(struct world *w, unsigned c, struct tmem_saver *saver,
+			int fd)
+{
+	int rc;
+
+	ck_assert_int_eq(tmem_save_end(saver), 0);
+	pools_end(w, c);
+	forget(w, c, false);
+	ck_assert_int_eq(tmem_client_set(w->cl[c], 1, 0, 0, true), 0);
+	ck_assert_int_eq(lseek(fd, 0, SEEK_SET), 0);
+	rc = tmem_restore(w->cl[c], fd);
+	if (rc == 0) {
+		w->restores++;
+		return;
+	}
+	/* In another order, the same may not fit to the last byte. */
+	ck_assert_int_eq(rc, -ENOMEM);
+	ck_assert(w->pressed);
+	forget(w, c, true);
+	pools_make(w, c);
+}
+
+/* A client is streamed while its guest runs, then restored from that. */
+static void migrate(struct world *w, struct rng *rng)
+{
+	unsigned c = (unsigned)rng_below(rng, CLIENTS);
+	int fd = memfd_create("stream", MFD_CLOEXEC);
+	struct tmem_saver *saver;
+	uint64_t pages;
+
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(tmem_save_begin(w->cl[c], fd, &saver), 0);
+	for (uint64_t n = rng_below(rng, 3); n; n--)
+		ck_assert_int_eq(tmem_save_pass(saver, &pages), 0);
+	pthread_rwlock_wrlock(&w->life);
+	reincarnate(w, c, saver, fd);
+	pthread_rwlock_unlock(&w->life);
+	close(fd);
+}
+
 static void disturb(struct world *w, struct rng *rng)
 {
 	struct tmem_client *cl = w->cl[rng_below(rng, CLIENTS)];
 	uint64_t cap = 0;
 
-	switch (rng_below(rng, 6)) {
+	switch (rng_below(rng, 7)) {
 	case 0:
 		if (w->freezes)
 			ck_assert_int_eq(tmem_freeze(cl, rng_below(rng, 2)), 0);
@@ -222,6 +325,10 @@ static void disturb(struct world *w, struct rng *rng)
 		if (rng_below(rng, 16) == 0)
 			ck_assert_int_eq(tmem_check(w->tm), 0);
 		break;
+	case 4:
+		if (rng_below(rng, 8) == 0)
+			migrate(w, rng);
+		break;
 	default:
 		if (w->caps && rng_below(rng, 2))
 			cap = (1 + rng_below(rng, 8)) << 20;
@@ -233,21 +340,31 @@ static void disturb(struct world *w, struct rng *rng)
 	}
 }
 
+static void life_init(pthread_rwlock_t *life)
+{
+	pthread_rwlockattr_t attr;
+
+	/* Or eight readers would never let a restore begin. */
+	pthread_rwlockattr_init(&attr);
+	pthread_rwlockattr_setkind_np(
+		&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(life, &attr);
+	pthread_rwlockattr_destroy(&attr);
+}
+
 static void world_start(struct world *w, uint64_t budget)
 {
 	memset(w, 0, sizeof(*w));
 	w->pressed = budget != 0;
 	ck_assert_int_eq(tmem_create(budget, &w->tm), 0);
-	for (unsigned c = 0; c < CLIENTS; c++)
+	life_init(&w->life);
+	for (unsigned p = 0; p < POOLS; p++)
+		w->persistent[p] = p < POOLS / 2;
+	for (unsigned c = 0; c < CLIENTS; c++) {
 		ck_assert_int_eq(tmem_client_create(w->tm, "guest", &w->cl[c]),
 				 0);
-	for (unsigned p = 0; p < POOLS; p++) {
-		w->persistent[p] = p < POOLS / 2;
-		w->pool[p] = tmem_pool_create(w->cl[p % CLIENTS],
-					      w->persistent[p] ? TMEM_PERSISTENT
-							       : TMEM_EPHEMERAL,
-					      NULL);
-		ck_assert_int_ge(w->pool[p], 0);
+		ck_assert_int_eq(tmem_client_auth(w->cl[c], uuid, true), 0);
+		pools_make(w, c);
 	}
 	for (size_t n = 0; n < ARRAY_LEN(w->lock); n++)
 		pthread_mutex_init(&w->lock[n], NULL);
@@ -264,16 +381,17 @@ static void world_end(struct world *w)
 		try_get(w, k);
 	ck_assert_int_eq(tmem_check(w->tm), 0);
 	ballast_holds(w->tm);
-	for (unsigned p = 0; p < POOLS; p++)
-		ck_assert_int_eq(
-			tmem_pool_destroy(w->cl[p % CLIENTS], w->pool[p]), 0);
+	for (unsigned c = 0; c < CLIENTS; c++)
+		pools_end(w, c);
 	tmem_stats(w->tm, &st);
+	ck_assert_uint_eq(st.pages_shared, 0);
 	ck_assert_uint_eq(st.pages, 0);
 	ck_assert_uint_eq(st.stored_bytes, 0);
 	ck_assert_uint_eq(st.slack_bytes, 0);
 	ck_assert_int_eq(tmem_check(w->tm), 0);
 	for (size_t n = 0; n < ARRAY_LEN(w->lock); n++)
 		pthread_mutex_destroy(&w->lock[n]);
+	pthread_rwlock_destroy(&w->life);
 	tmem_destroy(w->tm);
 }
 
@@ -327,11 +445,21 @@ struct worker {
 	struct rng rng;
 };
 
+/* 0: not set */
+static unsigned long ops_wanted(void)
+{
+	const char *ops = getenv("TMEM_MODEL_OPS");
+
+	return ops ? strtoul(ops, NULL, 10) : 0;
+}
+
 static void *work(void *arg)
 {
 	struct worker *worker = arg;
+	unsigned long ops = ops_wanted();
 
-	for (unsigned n = 0; n < steps(40000); n++)
+	ops = ops ? ops / THREADS : steps(40000);
+	for (unsigned long n = 0; n < ops; n++)
 		step(&world, &worker->rng);
 	return NULL;
 }
@@ -365,6 +493,8 @@ static void run_together(const char *what, uint64_t budget)
 		pthread_join(worker[n].thread, NULL);
 	world.stop = true;
 	pthread_join(worker[THREADS].thread, NULL);
+	printf("%s: restored %u times\n", what, world.restores);
+	ck_assert(world.restores || budget);
 	world_end(&world);
 }
 
@@ -380,20 +510,30 @@ START_TEST(laws_hold_for_threads_under_pressure)
 }
 END_TEST
 
+/* One case each: CK_RUN_CASE chooses. */
+static TCase *case_add(Suite *suite, const char *name)
+{
+	TCase *tc = tcase_create(name);
+
+	tcase_set_timeout(tc, ops_wanted() ? 3600 : 120);
+	suite_add_tcase(suite, tc);
+	return tc;
+}
+
 int main(void)
 {
 	Suite *suite = suite_create("tmem_model");
-	TCase *tc = tcase_create("laws");
 	SRunner *runner = srunner_create(suite);
+	TCase *tc = case_add(suite, "alone");
 	int failed;
 
-	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, laws_hold_undisturbed);
 	tcase_add_test(tc, laws_hold_under_pressure);
 	tcase_add_test(tc, laws_hold_whatever_changes);
+	tc = case_add(suite, "threads");
 	tcase_add_test(tc, laws_hold_for_threads);
+	tc = case_add(suite, "pressure");
 	tcase_add_test(tc, laws_hold_for_threads_under_pressure);
-	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);
 	srunner_free(runner);
