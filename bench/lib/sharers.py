@@ -67,15 +67,28 @@ class Ours:
         return (ns + sum(r.agent_cpu_ns() for r in self.fleet.replays)) / 1e9
 
     def pool_pages(self):
-        """Memory of the frame pool's file, as the file system has it."""
-        if not self.pool:
-            folder = f"/proc/{self.hvd.pid}/fd"
-            for fd in os.listdir(folder):
-                path = os.path.join(folder, fd)
+        """Memory of the frame pool's file, as the file system has it. Any of
+        hvd's descriptors of it will do, but some are gone the next moment."""
+        for _ in range(2):
+            try:
+                if self.pool:
+                    return os.stat(self.pool).st_blocks * 512 // PAGE
+            except FileNotFoundError:
+                pass
+            self.pool = self._pool_find()
+        return 0
+
+    def _pool_find(self):
+        folder = f"/proc/{self.hvd.pid}/fd"
+        for fd in os.listdir(folder):
+            path = os.path.join(folder, fd)
+            try:
                 if os.readlink(path).startswith("/memfd:") and \
                         os.stat(path).st_size >= PAGE:
-                    self.pool = path
-        return os.stat(self.pool).st_blocks * 512 // PAGE if self.pool else 0
+                    return path
+            except FileNotFoundError:
+                continue
+        return None
 
     def metadata_bytes(self):
         return hvd_bytes(self.hvd.pid)
@@ -124,7 +137,8 @@ class Ksm:
 
 
 def ksm_set(settings):
-    for name, value in settings.items():
+    """With an advisor at work the others cannot be set, so it goes first."""
+    for name, value in [("advisor_mode", "none"), *settings.items()]:
         if os.path.exists(f"{KSM}/{name}"):  # some are newer than 5.15
             write(f"{KSM}/{name}", value)
 
