@@ -29,6 +29,7 @@ ZSWAP = "/sys/module/zswap/parameters/"
 THREADS = (1, 2, 4)
 CHURN_REPS = 3
 PAGE = pages.PAGE
+MIB = 1 << 20
 
 
 class Store:
@@ -150,9 +151,25 @@ def latency(store, result, algorithm, repetitions):
                     [r[f"get_{part}_us"] for r in theirs])
 
 
+def churn_curve(store, result, algorithm, sizes):
+    """A small store wastes more: what is idle belongs to size classes."""
+    lines = {"ours": [], f"zram {algorithm}": []}
+    for count in sizes:
+        say(f"churn of {count} pages")
+        store.pages(count)
+        ours = store.ours("churn", store.args.seed)
+        theirs = store.theirs("churn", store.args.seed, algorithm)
+        lines["ours"].append((ours["stored_bytes"] / MIB,
+                              ours["used_bytes"] / ours["stored_bytes"]))
+        lines[f"zram {algorithm}"].append(
+            (theirs["compressed"] / MIB, theirs["used"] / theirs["compressed"]))
+    result.curve("Memory per payload byte after churn", "payload, MiB",
+                 "bytes of memory per byte of payload", lines, log_x=True)
+
+
 def churn(store, result, algorithm):
     """Memory alone: each repetition has another order and other sizes."""
-    say("churn")
+    say("churn, repeated")
     seeds = [iter(range(store.args.seed, store.args.seed + CHURN_REPS))
              for _ in range(2)]
     ours, theirs = interleave(
@@ -240,7 +257,7 @@ def swap(store, result, algorithm, repetitions):
 def run(args):
     need_root()
     count = 131072 if args.full else 16384
-    churn_count = max(count, 65536)  # small stores waste more than real ones
+    churn_count = 2 * count if args.full else 65536  # small stores waste more than real ones
     repetitions = 9 if args.full else 5
     with Kernel() as kernel, tempfile.TemporaryDirectory(
             prefix="tidepool-bench-") as folder:
@@ -255,7 +272,8 @@ def run(args):
             swap(store, result, algorithm, repetitions)
         evict(store, result, repetitions)
         if algorithm:
-            store.pages(churn_count)
+            sizes = [churn_count >> n for n in (3, 2, 1, 0)]
+            churn_curve(store, result, algorithm, sizes)
             churn(store, result, algorithm)
     return result
 

@@ -25,6 +25,8 @@ def number(figure):
     for scale, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if size >= scale * 0.99995:
             return f"{figure / scale:.3g}" + sign
+    if 0.9 < size < 1.1:
+        return f"{figure:.4g}"  # where targets are close
     return f"{figure:.3g}"
 
 
@@ -33,8 +35,8 @@ class Axis:
 
     def __init__(self, figures, first, last, log=False, zero=False):
         low, high = min(figures), max(figures)
-        if zero and not log:
-            low = min(low, 0)
+        if zero and not log and low < high / 2:
+            low = min(low, 0)  # else zero would only flatten what differs
         self.log = log
         if log:
             low, high = math.log10(low), math.log10(high)

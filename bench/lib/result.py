@@ -220,6 +220,8 @@ def _number(figure):
         return f"{figure:.2g}"
     if abs(figure) >= 1000:
         return f"{figure:,.0f}"
+    if 0.9 < abs(figure) < 1.1:
+        return f"{figure:.4g}"  # where targets are close
     return f"{figure:.3g}" if abs(figure) < 100 else f"{figure:.0f}"
 
 
