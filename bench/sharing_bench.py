@@ -362,7 +362,7 @@ def changing(bench, have, guests, pages, full):
 SWEEPS = {
     "dup": ("share of duplicates", "%", False, lambda v: v / 10,
             (900,), (100, 300, 500, 700, 900)),
-    "run": ("pages in a run", "pages", True, lambda v: v,
+    "run": ("run", "pages", True, lambda v: v,
             (1, 512), (1, 4, 16, 64, 512)),
     "zero": ("share of zero pages", "%", False, lambda v: v / 10,
              (), (0, 250, 500, 900)),
@@ -393,10 +393,11 @@ def mixes(bench, full):
         for what, y, rows in (("CPU seconds per GiB merged", "s", costs),
                               ("seconds to 90 % merged", "s", times)):
             bench.result.curve(
-                f"Mix: {what}, by {title}", unit, y,
+                f"Mix: {what}, by {title}", f"{title}, {unit}", y,
                 {who: [(scale(v), f) for v, f in row.items()
                        if f is not None]
-                 for who, row in zip(("Tidepool", "KSM fastest"), rows)},
+                 for who, row in zip(("Tidepool", "KSM fastest"), rows)
+                 if any(f is not None for f in row.values())},
                 log_x)
             for value in rows[0]:
                 both(bench.result, f"mix, {title} {scale(value):g}: {what}",
