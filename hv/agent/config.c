@@ -87,6 +87,17 @@ static int shares_set(const char *text, void *field, size_t room)
 	return 0;
 }
 
+static int poll_set(const char *text, void *field, size_t room)
+{
+	uint64_t n;
+
+	(void)room;
+	if (config_size_parse(text, &n) || n > 1000)
+		return -EINVAL;
+	*(uint32_t *)field = (uint32_t)n;
+	return 0;
+}
+
 static int text_set(const char *text, void *field, size_t room)
 {
 	if (strlen(text) >= room)
@@ -157,6 +168,8 @@ static const struct word {
 	{"swap", "TIDEPOOL_SWAP", "an absolute path", path_set, FIELD(swap)},
 	{"swap_size", "TIDEPOOL_SWAP_SIZE", "a size such as 2G", size_set,
 	 FIELD(swap_bytes)},
+	{"poll", "TIDEPOOL_POLL", "microseconds, 0 to 1000", poll_set,
+	 FIELD(poll_us)},
 	{"log", "TIDEPOOL_LOG", "info or debug", log_set, FIELD(debug)},
 };
 
@@ -301,6 +314,7 @@ int config_load(config_env_fn *env, const char *guess, struct config *out,
 {
 	struct config c = {.run_dir = "/run/tidepool",
 			   .shares = 1000,
+			   .poll_us = 50,
 			   .store_percent = 50};
 	int rc;
 

@@ -24,6 +24,7 @@ struct config {
 	uint64_t store_bytes;	/* used if store_percent is 0 */
 	uint32_t store_percent; /* of guest RAM */
 	uint32_t shares;
+	uint32_t poll_us; /* of a fault thread, while faults are frequent */
 	bool debug;
 };
 

@@ -216,6 +216,7 @@ static int manager_create(struct worker *w, int uffd_device)
 	struct mm_config config = {
 		.host = &host_real,
 		.uffd_device = -1,
+		.fault_poll_ns = w->config.poll_us * (uint64_t)1000,
 		.store_bytes = store_bytes(&w->config),
 		.swap_path = swap_path(w),
 		.swap_bytes = w->config.swap_bytes,

@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -355,6 +356,35 @@ static uint64_t real_thread_cpu_ns(void)
 	return clock_ns(CLOCK_THREAD_CPUTIME_ID);
 }
 
+struct sched { /* struct sched_attr of Linux 3.14 */
+	uint32_t size;
+	uint32_t policy;
+	uint64_t flags;
+	int32_t nice;
+	uint32_t priority;
+	uint64_t runtime;
+	uint64_t deadline;
+	uint64_t period;
+};
+
+static int real_thread_slice(uint64_t ns)
+{
+	struct sched attr = {.size = sizeof(attr)};
+	int rc = call(syscall(SYS_sched_getattr, 0, &attr, sizeof(attr), 0));
+
+	if (rc == 0 && attr.policy != SCHED_OTHER && attr.policy != SCHED_BATCH)
+		rc = -EINVAL;
+	if (rc < 0)
+		return rc;
+	attr.runtime = ns;
+	return call(syscall(SYS_sched_setattr, 0, &attr, 0));
+}
+
+static void real_thread_yield(void)
+{
+	sched_yield();
+}
+
 static int real_random(void *buf, size_t bytes)
 {
 	ssize_t r = getrandom(buf, bytes, 0);
@@ -385,5 +415,7 @@ const struct host_ops host_real = {
 	.is_huge = real_is_huge,
 	.now_ns = real_now_ns,
 	.thread_cpu_ns = real_thread_cpu_ns,
+	.thread_slice = real_thread_slice,
+	.thread_yield = real_thread_yield,
 	.random = real_random,
 };

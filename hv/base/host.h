@@ -76,6 +76,14 @@ struct host_ops {
 
 	uint64_t (*now_ns)(void); /* monotonic */
 	uint64_t (*thread_cpu_ns)(void);
+	/*
+	 * The calling thread runs for this long at a time, and so need not wait
+	 * for others to use up theirs when it wakes: Linux 6.12. -EINVAL:
+	 * under a real-time policy, which stays.
+	 */
+	int (*thread_slice)(uint64_t ns);
+	/* Whoever else waits for this processor runs first. */
+	void (*thread_yield)(void);
 	int (*random)(void *buf, size_t bytes);
 };
 

@@ -12,8 +12,9 @@
  *   store          tmem, a persistent pool; behind it the swap file
  *
  * Lock order: release gate (shared for an operation, exclusive for a walk),
- * chunk, store and swap internals. The gate keeps "this page maps that frame"
- * and "that reference was given back" from being seen apart by a walk.
+ * chunk, watch_lock, store and swap internals. The gate keeps "this page maps
+ * that frame" and "that reference was given back" from being seen apart by a
+ * walk.
  */
 #ifndef HV_MM_CORE_H
 #define HV_MM_CORE_H
@@ -45,7 +46,14 @@ struct fault_thread {
 	struct mm *mm;
 	pthread_t id;
 	_Atomic uint64_t cpu_ns;
+	uint64_t cpu_noted_ns;
+	uint64_t answered_ns;
+	uint64_t poll_from_ns; /* no polling before */
+	bool frequent; /* the last fault came soon after the one before */
 	struct histogram wait;
+	bool away;	     /* has a fault and may sleep: not watching */
+	bool parked;	     /* under watch_lock */
+	pthread_cond_t call; /* leaves its park */
 	uint8_t page[4096] __attribute__((aligned(4096)));
 };
 
@@ -99,6 +107,9 @@ struct mm {
 
 	unsigned fault_threads;
 	struct fault_thread *fault;
+	pthread_mutex_t watch_lock;
+	unsigned watching; /* fault threads that wait for the next one */
+	uint64_t poll_ns;
 	_Atomic bool stopping;
 	int stop_fd; /* eventfd: readable when stopping */
 

@@ -134,6 +134,7 @@ int mm_create(const struct mm_config *config, struct mm **out)
 	if (!mm)
 		return -ENOMEM;
 	mm->host = config->host;
+	mm->poll_ns = config->fault_poll_ns;
 	mm->pool_fd = -1;
 	map_init(&mm->map, mm->host);
 	pthread_rwlock_init(&mm->gate, NULL);

@@ -25,6 +25,7 @@ struct mm_config {
 	const struct host_ops *host;
 	int uffd_device;	/* open /dev/userfaultfd (not kept), or -1 */
 	unsigned fault_threads; /* 0: a default of 2 */
+	uint64_t fault_poll_ns; /* look for the next so long; 0: never */
 	uint64_t store_bytes;	/* cap of the compressed store; 0: none */
 	const char *swap_path;	/* NULL: no swap file */
 	uint64_t swap_bytes;	/* its largest size */

@@ -199,6 +199,16 @@ static uint64_t real_cpu_ns(void)
 	return host_real.thread_cpu_ns();
 }
 
+static int real_slice(uint64_t ns)
+{
+	return host_real.thread_slice(ns);
+}
+
+static void real_yield(void)
+{
+	host_real.thread_yield();
+}
+
 static int real_random(void *buf, size_t bytes)
 {
 	return host_real.random(buf, bytes);
@@ -225,5 +235,7 @@ const struct host_ops fault_host = {
 	.is_huge = real_is_huge,
 	.now_ns = f_now_ns,
 	.thread_cpu_ns = real_cpu_ns,
+	.thread_slice = real_slice,
+	.thread_yield = real_yield,
 	.random = real_random,
 };

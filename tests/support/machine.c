@@ -48,6 +48,7 @@ void machine_start(const char *swap, uint64_t store_bytes)
 	struct mm_config config = {
 		.host = &fault_host,
 		.uffd_device = -1,
+		.fault_poll_ns = machine.poll_ns,
 		.store_bytes = store_bytes,
 		.swap_path = swap,
 		.swap_bytes = swap ? MACHINE_BYTES : 0,

@@ -21,6 +21,7 @@ struct machine {
 	int pool_fd;
 	int refs[MACHINE_POOL_PAGES]; /* granted less released */
 	unsigned features;	      /* that the kernel is allowed to have */
+	uint64_t poll_ns;	      /* of its fault threads */
 };
 
 extern struct machine machine;

@@ -76,6 +76,7 @@ START_TEST(nothing_given_is_built_in)
 	ck_assert_str_eq(c.domain, "");
 	ck_assert_str_eq(c.run_dir, "/run/tidepool");
 	ck_assert_uint_eq(c.shares, 1000);
+	ck_assert_uint_eq(c.poll_us, 50);
 	ck_assert_uint_eq(c.store_percent, 50);
 	ck_assert_uint_eq(c.limit_bytes, 0);
 }
@@ -121,6 +122,8 @@ START_TEST(errors_name_their_line)
 					   "or 0");
 	refuses("[default]\n\n# so\nlimits = 1G\n", ":4: unknown word: limits");
 	refuses("[default]\nshares = 0\n", ":2: shares: want 1 to 1000000");
+	refuses("[default]\npoll = 1001\n",
+		":2: poll: want microseconds, 0 to 1000");
 	refuses("[everyone]\nshares = 1\n", ":2: no such section: [everyone]");
 	refuses("shares = 1\n", ":1: no such section: []");
 	refuses("[default]\nshares 1\nlimit = Q\n",
