@@ -34,7 +34,7 @@ QUICK = (16, 32, 64, 128)
 FULL = (16, 32, 64, 128, 256, 512, 1024)
 CROWDS = (8, 32, 128, 512)
 REST_S = 6
-CHURN_PERMILLE = 10
+CHURN_PERMILLE = 40
 FRAME_SHARE = 0.006     # of guest RAM that swarm.c's mixture needs as frames
 KSM_BYTES = 64          # rmap_item of a page scanned, its nodes not counted
 
@@ -94,10 +94,11 @@ class Host:
 
     def step(self, *words):
         """What the step did, and what hvd spent on it."""
-        before = self.cpu()
+        before, start = self.cpu(), time.monotonic()
         print(*words, file=self.swarm.stdin, flush=True)
         done = self.answer()
         done["cpu"] = self.cpu() - before
+        done["wall"] = time.monotonic() - start
         return done
 
     def rounds(self, state):
@@ -153,7 +154,6 @@ def point(life, args, gib, guests):
             "peak": 1024 * status_kib(host.hvd.pid, "VmHWM"),
             "bytes_page": (host.bytes() - host.base) / host.all_pages,
             "bytes_guest": (joined - host.base) / guests,
-            "cpu_million": first["cpu"] / millions,
             "messages_s": (first["sent"] + first["received"])
             / first["seconds"],
             "messages_cpu_s": (first["sent"] + first["received"])
@@ -169,10 +169,14 @@ def point(life, args, gib, guests):
         figures["round_ms"] = host.rounds("soft")
         rest.join()
         host.control.call("pressure", state="auto")
-        figures["rest_core"] = figures["rest"]["cpu"] \
-            / figures["rest"]["seconds"]
+        rest_core = figures["rest"]["cpu"] / figures["rest"]["seconds"]
         churn = host.step("churn", CHURN_PERMILLE)
-        figures["churn_million"] = churn["cpu"] / (churn["offers"] / 1e6)
+    # A report a second of each guest costs the same at rest: not per page.
+    figures.update(
+        rest_core=rest_core,
+        cpu_million=(first["cpu"] - rest_core * first["wall"]) / millions,
+        churn_million=(churn["cpu"] - rest_core * churn["wall"])
+        / (churn["offers"] / 1e6))
     result.say(f"  {gib:g} GiB, {guests} guests: "
                f"{figures['bytes_page']:.2f} B/page, "
                f"{figures['cpu_million']:.2f} CPU s/M pages, "
