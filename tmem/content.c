@@ -405,26 +405,34 @@ static bool content_refer(struct tmem *tm, struct stripe *st,
 	return true;
 }
 
+/* The slot of a page equal to the item. */
+static bool content_find(const struct content_scope *scope,
+			 const struct stripe *st, uint64_t hash,
+			 const struct pack_item *item, struct slot *at)
+{
+	LOCK_ASSERT(LOCK_CONTENT);
+	if (!st->buckets)
+		return false;
+	*at = slot_first(st, bucket_of(st, hash));
+	while (slot_seek(st, at, tag_of(hash))) {
+		if (scope_has(scope, hash, slot_unit(at)) &&
+		    pack_equal(&scope->tm->pack, slot_unit(at), item))
+			return true;
+		if (!slot_step(st, at))
+			break;
+	}
+	return false;
+}
+
 /* Makes the word refer to an equal page, if there is one. */
 static bool content_share(const struct content_scope *scope, struct stripe *st,
 			  uint64_t hash, uint32_t name,
 			  const struct pack_item *item)
 {
-	struct tmem *tm = scope->tm;
 	struct slot at;
 
-	LOCK_ASSERT(LOCK_CONTENT);
-	if (!st->buckets)
-		return false;
-	at = slot_first(st, bucket_of(st, hash));
-	while (slot_seek(st, &at, tag_of(hash))) {
-		if (scope_has(scope, hash, slot_unit(&at)) &&
-		    pack_equal(&tm->pack, slot_unit(&at), item))
-			return content_refer(tm, st, &at, hash, name, item);
-		if (!slot_step(st, &at))
-			break;
-	}
-	return false;
+	return content_find(scope, st, hash, item, &at) &&
+	       content_refer(scope->tm, st, &at, hash, name, item);
 }
 
 int content_put(const struct content_scope *scope, uint32_t name,
@@ -516,18 +524,51 @@ static bool is_same_filled(const struct tmem *tm, uint32_t name)
 	return pack_word_tag(pack_word(&tm->pack, name)) == CODEC_SAME;
 }
 
-bool content_drop(const struct content_scope *scope, uint32_t name)
+bool content_overwrite(const struct content_scope *scope, uint32_t name,
+		       const struct pack_item *item)
+{
+	struct tmem *tm = scope->tm;
+	bool done = false;
+	struct stripe *st;
+	struct slot at;
+	uint64_t hash;
+
+	LOCK_ASSERT(LOCK_SHARD);
+	if (is_same_filled(tm, name) || item->tag == CODEC_SAME)
+		return false;
+	if (pack_reference(&tm->pack, name) || !word_forget(scope, name))
+		return false;
+	hash = scope_hash(scope, item->sum, item->bytes);
+	st = stripe_of(tm, hash);
+	lock_take(&st->lock);
+	if (!content_find(scope, st, hash, item, &at))
+		done = pack_overwrite(&tm->pack, name, item);
+	if (done)
+		entry_add(st, hash, name);
+	lock_drop(&st->lock);
+	return done;
+}
+
+bool content_drop_hidden(const struct content_scope *scope, uint32_t name)
 {
 	struct tmem *tm = scope->tm;
 	uint32_t unit = pack_reference(&tm->pack, name);
 
 	LOCK_ASSERT(LOCK_SHARD);
-	if (!unit && !is_same_filled(tm, name) && !word_forget(scope, name))
-		unit = pack_reference(&tm->pack, name);
 	if (unit)
 		return reference_drop(tm, name, unit);
 	pack_drop(&tm->pack, name);
 	return true;
+}
+
+bool content_drop(const struct content_scope *scope, uint32_t name)
+{
+	struct tmem *tm = scope->tm;
+
+	LOCK_ASSERT(LOCK_SHARD);
+	if (!pack_reference(&tm->pack, name) && !is_same_filled(tm, name))
+		(void)word_forget(scope, name);
+	return content_drop_hidden(scope, name);
 }
 
 static bool reference_is_last(struct tmem *tm, uint32_t unit)

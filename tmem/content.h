@@ -80,16 +80,24 @@ MUST_CHECK int content_put(const struct content_scope *scope, uint32_t name,
 bool content_join(const struct content_scope *scope, uint32_t name,
 		  const struct pack_item *item);
 
+/*
+ * Replaces the word's own object in its place, if the item is of its class and
+ * equal to no other page. false: try otherwise. Lock: shard.
+ */
+bool content_overwrite(const struct content_scope *scope, uint32_t name,
+		       const struct pack_item *item);
+
 /* The word becomes 0. true: its object's memory is free. Lock: shard. */
 bool content_drop(const struct content_scope *scope, uint32_t name);
 
 /*
  * Gives what the word holds to the word `to`, which is 0, and where nobody
- * finds it; content_return gives it back. true: no other word refers to it.
- * Lock: shard.
+ * finds it; content_return gives it back, content_drop_hidden does as
+ * content_drop. true: no other word refers to it. Lock: shard.
  */
 bool content_hide(const struct content_scope *scope, uint32_t name,
 		  uint32_t to);
+bool content_drop_hidden(const struct content_scope *scope, uint32_t name);
 void content_return(const struct content_scope *scope, uint32_t from,
 		    uint32_t name);
 

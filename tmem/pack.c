@@ -331,6 +331,29 @@ static struct pack_class *class_lock(struct pack *pack, uint32_t *owner,
 	}
 }
 
+bool pack_overwrite(struct pack *pack, uint32_t owner,
+		    const struct pack_item *item)
+{
+	uint32_t class = class_of(item);
+	struct pack_head *object;
+	struct pack_class *c;
+	uint32_t was;
+	uint64_t word;
+
+	if (word_class(word_load(pack, owner)) != class)
+		return false;
+	c = class_lock(pack, &owner, &word);
+	object = object_at(pack, c, word_place(word));
+	was = pack_word_bytes(word);
+	object_write(object, owner, item);
+	if (was > item->bytes)
+		memset((char *)(object + 1) + item->bytes, 0,
+		       was - item->bytes);
+	word_store(pack, owner, word_make(item, class, word_place(word)));
+	lock_drop(&c->lock);
+	return true;
+}
+
 void pack_reown(struct pack *pack, uint32_t from, uint32_t to)
 {
 	uint64_t word;

@@ -82,6 +82,13 @@ void pack_fini(struct pack *pack);
 MUST_CHECK int pack_put(struct pack *pack, uint32_t owner,
 			const struct pack_item *item);
 
+/*
+ * Overwrites the owner's own object by one of the same class: cannot fail.
+ * false: the class differs or it is a reference; nothing was done.
+ */
+bool pack_overwrite(struct pack *pack, uint32_t owner,
+		    const struct pack_item *item);
+
 /* Gives the object of `from` to `to`, whose word is 0. */
 void pack_reown(struct pack *pack, uint32_t from, uint32_t to);
 

@@ -114,14 +114,10 @@ static void page_enter(struct shard *s, const struct spot *spot,
 	page_count(s, spot->kind, item->tag, 1);
 }
 
-/* Drops what the word `name` holds for the page of this place. */
-static void object_drop(struct shard *s, const struct spot *spot, uint32_t name,
-			uint32_t bytes)
+/* The place's object is gone. */
+static void object_forget(struct shard *s, const struct spot *spot,
+			  uint32_t bytes)
 {
-	struct content_scope scope = scope_of(s, spot);
-
-	if (!content_drop(&scope, name))
-		return;
 	object_count(s, bytes, UINT64_MAX);
 	client_uncharge(spot->cl, spot->kind, pack_object_bytes(bytes));
 }
@@ -130,10 +126,12 @@ static void object_drop(struct shard *s, const struct spot *spot, uint32_t name,
 static void page_remove(struct shard *s, uint32_t leaf, uint32_t n)
 {
 	struct spot spot = spot_of(s, leaf, n);
+	struct content_scope scope = scope_of(s, &spot);
 	uint64_t word = word_of(leaf_at(s->tm, leaf), n);
 
 	page_leave(s, &spot, word);
-	object_drop(s, &spot, spot.name, pack_word_bytes(word));
+	if (content_drop(&scope, spot.name))
+		object_forget(s, &spot, pack_word_bytes(word));
 }
 
 void page_drop(struct shard *s, uint32_t leaf, uint32_t n)
@@ -219,6 +217,23 @@ static int page_insert(struct shard *s, const struct spot *spot,
 	return rc;
 }
 
+/* An object of the same class goes into the old one's place. */
+static bool page_overwrite(struct shard *s, const struct spot *spot,
+			   uint64_t word, const struct pack_item *item)
+{
+	struct content_scope scope = scope_of(s, spot);
+	uint32_t bytes = pack_word_bytes(word);
+
+	if (pack_object_bytes(bytes) != pack_object_bytes(item->bytes) ||
+	    !content_overwrite(&scope, spot->name, item))
+		return false;
+	object_count(s, bytes, UINT64_MAX);
+	object_count(s, item->bytes, 1);
+	page_leave(s, spot, word);
+	page_enter(s, spot, item);
+	return true;
+}
+
 /*
  * The old object waits under the shard's scratch word until the new one is in
  * place, and returns if it cannot be.
@@ -228,15 +243,19 @@ static int page_replace(struct shard *s, const struct spot *spot, uint64_t word,
 {
 	struct content_scope scope = scope_of(s, spot);
 	uint32_t bytes = pack_word_bytes(word);
-	bool alone = content_hide(&scope, spot->name, s->scratch);
-	int rc =
-		object_put(s, spot, item, alone ? pack_object_bytes(bytes) : 0);
+	bool alone;
+	int rc;
 
+	if (page_overwrite(s, spot, word, item))
+		return 0;
+	alone = content_hide(&scope, spot->name, s->scratch);
+	rc = object_put(s, spot, item, alone ? pack_object_bytes(bytes) : 0);
 	if (rc) {
 		content_return(&scope, s->scratch, spot->name);
 		return rc;
 	}
-	object_drop(s, spot, s->scratch, bytes);
+	if (content_drop_hidden(&scope, s->scratch))
+		object_forget(s, spot, bytes);
 	page_leave(s, spot, word);
 	page_enter(s, spot, item);
 	return 0;
