@@ -121,10 +121,17 @@ static void slot_set(const struct slot *at, uint32_t unit, uint32_t tag)
 /* Moves on to the first slot from *at on that has this tag. */
 static bool slot_seek(const struct stripe *st, struct slot *at, uint32_t tag)
 {
-	do
-		if (slot_unit(at) && slot_tag(at) == tag)
+	uint32_t low = tag << UNIT_BITS;
+	uint8_t high = (uint8_t)(tag >> (32 - UNIT_BITS));
+
+	do {
+		uint32_t entry = at->line->entry[at->n];
+
+		/* Most differ in the first that is compared. */
+		if ((entry & ~UNIT_MASK) == low && *slot_high(at) == high &&
+		    entry & UNIT_MASK)
 			return true;
-	while (slot_step(st, at));
+	} while (slot_step(st, at));
 	return false;
 }
 
