@@ -1,0 +1,212 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Touching memory that is compressed: our page fault against a swap-in.
+
+Each side fills the same memory with the same bytes, has it compressed, and
+touches it in the same order, timing every touch (bench/fault_touch.c):
+
+  ours    in the manager's store; a touch is a userfaultfd message that a
+          thread of the manager answers, as in a VMM
+  zram    swapped to zram with lz4; the kernel answers in the thread itself
+  zswap   swapped to a file with zswap in front (lz4 where it has that)
+
+The rivals run with vm.page-cluster 0 (no read-ahead) and with the kernel's
+default of 3; zram, which answers at once, is never read ahead from, so there
+the two say the same. Our thread polls for up to 50 us while faults are
+frequent, as in the agent. What it costs is in the CPU figures, which count the
+whole process, user and system; our faults without polling are there as values.
+"""
+import json
+import os
+import subprocess
+import sys
+
+from lib import kernel, result
+
+ABOUT = ("page faults on compressed pages, answered by the manager's threads, "
+         "against swap-in from zram and zswap")
+TARGET = "<= 4"
+ZSWAP = "/sys/module/zswap/parameters"
+CLUSTER = "/proc/sys/vm/page-cluster"
+PRIORITY = 32000
+POLL_US = 50   # as the agent's default
+SWAP_ROOM = 4  # times what is touched
+ZSWAP_PART = 0.9  # of the pages, or it was the disk that was measured
+
+# name: how a process touches its pages
+PATTERNS = {
+    "random": ["--order", "random"],
+    "sequential": ["--order", "sequential"],
+    "random, 2 threads": ["--order", "random", "--threads", "2"],
+    "random, one a millisecond": ["--order", "random", "--gap", "1000"],
+}
+SLOW_TOUCHES = {False: 500, True: 2000}  # of the last one, quick and full
+
+# what is compared: field, unit, which is better, name
+FIGURES = [("p50_ns", "ns", "less", "fault p50"),
+           ("p99_ns", "ns", "less", "fault p99"),
+           ("cpu_ns", "ns", "less", "CPU per fault"),
+           ("per_core_s", "1/s", "more", "faults per core-second")]
+
+
+class Rival:
+    def __init__(self, name, device, cluster, zswap):
+        self.name = f"{name}, cluster {cluster}"
+        self.device = device
+        self.cluster = cluster
+        self.zswap = zswap
+
+
+class Touch:
+    """Runs the tool, one side at a time."""
+
+    def __init__(self, args, state):
+        self.tool = os.path.join(args.build, "bench", "fault_touch")
+        self.mib = 128 if args.full else 16
+        self.slow = SLOW_TOUCHES[args.full]
+        self.seed = args.seed
+        self.state = state
+        if not os.path.exists(self.tool):
+            raise result.Skip(f"no {self.tool}: make tools builds it")
+
+    def run(self, side, pattern, *options):
+        argv = [self.tool, side, "--mib", str(self.mib),
+                "--seed", str(self.seed), *PATTERNS[pattern], *options]
+        if "--gap" in argv:
+            argv += ["--touches", str(self.slow)]
+        ran = subprocess.run(argv, stdout=subprocess.PIPE, text=True)
+        if ran.returncode == result.SKIP:
+            raise result.Skip(f"{side}: see above")
+        ran.check_returncode()
+        return json.loads(ran.stdout)
+
+    def ours(self, pattern, poll_us=POLL_US):
+        return self.run("ours", pattern, "--poll", str(poll_us))
+
+    def rival(self, rival, pattern):
+        self.state.set(CLUSTER, rival.cluster)
+        if os.path.isdir(ZSWAP):
+            self.state.set(ZSWAP + "/enabled", "Y" if rival.zswap else "N")
+        self.state.swap_on(rival.device, PRIORITY)
+        try:
+            got = self.run("swap", pattern)
+        finally:
+            self.state.swap_off(rival.device)
+        part = got["zswapped_kib"] / (self.mib << 10)
+        if rival.zswap and part < ZSWAP_PART:
+            raise result.Skip(f"zswap kept only {part:.0%} of the pages")
+        return got
+
+
+def mkswap(path):
+    ran = subprocess.run(["mkswap", path], capture_output=True, text=True)
+    if ran.returncode:
+        raise result.Skip(f"mkswap {path}: {ran.stderr.strip()}")
+
+
+def zram_rivals(state, room):
+    zram = state.zram("lz4", room)
+    mkswap(zram.path)
+    return [Rival("zram lz4", zram.path, cluster, False)
+            for cluster in (0, 3)]
+
+
+def zswap_rivals(state, room, path, res):
+    """A file, written whole: a swap file may have no holes."""
+    if not os.path.isdir(ZSWAP):
+        raise result.Skip("not in this kernel")
+    with open(path, "wb") as file:
+        for _ in range(room >> 20):
+            file.write(bytes(1 << 20))
+        os.fsync(file.fileno())
+    os.chmod(path, 0o600)
+    mkswap(path)
+    name = zswap_compressor(state)
+    if name != "lz4":
+        res.lacks(f"zswap with lz4: this kernel has it with {name} only")
+    state.set(ZSWAP + "/max_pool_percent", 40)
+    return [Rival(f"zswap {name}", path, cluster, True) for cluster in (0, 3)]
+
+
+def zswap_compressor(state):
+    """The first of these it takes; else what it is set to."""
+    for name in ("lz4", "lzo-rle"):
+        try:
+            state.set(ZSWAP + "/compressor", name)
+            return name
+        except OSError:
+            continue
+    return kernel.read(ZSWAP + "/compressor")
+
+
+def rivals_find(state, touch, path, res):
+    found = []
+    room = SWAP_ROOM * touch.mib << 20
+    for name, find in (("zram", lambda: zram_rivals(state, room)),
+                       ("zswap", lambda: zswap_rivals(state, room, path,
+                                                         res))):
+        try:
+            found += find()
+        except result.Skip as why:
+            res.lacks(f"{name}: {why}")
+    return found
+
+
+def pattern_run(touch, rivals, pattern, repetitions, res):
+    """Ours, then each rival in turn, again and again."""
+    ours, asleep = [], []
+    theirs = {rival.name: [] for rival in rivals}
+    for number in range(repetitions):
+        result.say(f"{pattern}: {number + 1} of {repetitions}")
+        ours.append(touch.ours(pattern))
+        asleep.append(touch.ours(pattern, 0))
+        for rival in list(rivals):
+            try:
+                theirs[rival.name].append(touch.rival(rival, pattern))
+            except result.Skip as why:
+                res.lacks(f"{rival.name}: {why}")
+                rivals.remove(rival)
+    return ours, asleep, theirs
+
+
+def pattern_tell(res, pattern, ours, asleep, theirs):
+    for rival, runs in theirs.items():
+        if len(runs) < len(ours):
+            continue
+        for field, unit, better, name in FIGURES:
+            target = TARGET if field == "p50_ns" and "zram" in rival else None
+            res.pair(f"{name}, {pattern}", unit, better, rival,
+                     [run[field] for run in ours],
+                     [run[field] for run in runs], target)
+    res.value(f"fault p99.9, {pattern}", "ns",
+              [run["p999_ns"] for run in ours])
+    for field, unit, _, name in FIGURES[:3]:
+        res.value(f"{name}, {pattern}, no polling", unit,
+                  [run[field] for run in asleep])
+
+
+def run(args):
+    kernel.need_root()
+    repetitions = 11 if args.full else 5
+    path = os.path.join(args.build, "bench", "fault.swap")
+    with kernel.Kernel() as state:
+        touch = Touch(args, state)
+        res = result.Result(ABOUT, mib=touch.mib, seed=args.seed,
+                            repetitions=repetitions,
+                            slow_touches=touch.slow, poll_us=POLL_US)
+        state.keep(CLUSTER)
+        try:
+            rivals = rivals_find(state, touch, path, res)
+            for pattern in PATTERNS:
+                runs = pattern_run(touch, rivals, pattern, repetitions, res)
+                pattern_tell(res, pattern, *runs)
+        finally:
+            if os.path.exists(path) and path not in kernel.swaps():
+                os.unlink(path)
+    res.lacks("a guest under QEMU or KVM: the faults are those of a process, "
+              "without the exit from a guest")
+    return res
+
+
+if __name__ == "__main__":
+    sys.exit(result.main(ABOUT, run))
