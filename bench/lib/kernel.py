@@ -27,6 +27,7 @@ import signal
 import stat
 import sys
 import tempfile
+import time
 
 from .life import Interrupted
 from .result import Skip
@@ -34,7 +35,8 @@ from .result import Skip
 JOURNAL = "/run/tidepool-bench.journal"
 KSM = "/sys/kernel/mm/ksm"
 SWAP_FLAG_PREFER = 0x8000
-TRIES = 3
+TRIES = 5
+PAUSE = 0.3
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -234,6 +236,7 @@ class Kernel:
             left = again
             if not left:
                 break
+            time.sleep(PAUSE)  # a killed user of a device takes a while
         for undo in left:
             print(f"kernel: could not undo {undo}: {why}", file=sys.stderr)
         self.undos = []
