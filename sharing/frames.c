@@ -10,8 +10,12 @@
  *   0                                high                      capacity
  *   |LLLLL.LLL..PP......UULLL........|..........................|
  *
- * Every frame below high has a record of 12 bytes and a bit in `used` (not
- * free); `stale` marks free frames whose old content is still in the file.
+ * Every frame below high has a bit in `used` (not free); `stale` marks free
+ * frames whose old content is still in the file. A frame in use has a record of
+ * 12 bytes, packed by block of 64: of the reserved numbers an eighth are used
+ * on real desktops, and a plain array of records was the most of hvd's memory.
+ *
+ *   record of f = block[f / 64][ones in used[f / 64] below f's bit]
  *
  *   free below high = high - live - pending - unknown
  *
@@ -55,7 +59,8 @@ struct frames {
 	dev_t dev;
 	ino_t ino;
 	uint32_t capacity, high, cursor;
-	struct frame *frame;
+	struct frame **block; /* records of 64 frames; see record_of */
+	uint64_t record_bytes;
 	uint64_t *used, *stale;
 	uint64_t *reserved;	/* a bit a block */
 	uint64_t reserved_free; /* free frames below high in such blocks */
@@ -83,9 +88,86 @@ static bool is_reserved(const struct frames *fr, uint32_t frame)
 	return bit_get(fr->reserved, frame / WORD_BITS);
 }
 
+/* ---- records ---- */
+
+/* How many frames of its block come before this one: its record's place. */
+static unsigned rank_of(const struct frames *fr, uint32_t frame)
+{
+	uint64_t below = ((uint64_t)1 << frame % WORD_BITS) - 1;
+
+	return (unsigned)__builtin_popcountll(fr->used[frame / WORD_BITS] &
+					      below);
+}
+
+/* Of a frame in use. */
+static struct frame *record_of(const struct frames *fr, uint32_t frame)
+{
+	assert(bit_get(fr->used, frame));
+	return &fr->block[frame / WORD_BITS][rank_of(fr, frame)];
+}
+
+static unsigned block_count(const struct frames *fr, uint32_t block)
+{
+	return (unsigned)__builtin_popcountll(fr->used[block]);
+}
+
+/* Room comes and goes by four records. */
+static size_t records_bytes(unsigned count)
+{
+	return (count + 3) / 4 * 4 * sizeof(struct frame);
+}
+
+/* The frame is in use from here on. */
+static int record_insert(struct frames *fr, uint32_t frame,
+			 const struct frame *record)
+{
+	uint32_t block = frame / WORD_BITS;
+	unsigned n = block_count(fr, block), at = rank_of(fr, frame);
+	struct frame *records = fr->block[block];
+
+	if (records_bytes(n + 1) != records_bytes(n)) {
+		records = realloc(records, records_bytes(n + 1));
+		if (!records)
+			return -ENOMEM;
+		fr->record_bytes += records_bytes(n + 1) - records_bytes(n);
+		fr->block[block] = records;
+	}
+	memmove(&records[at + 1], &records[at], (n - at) * sizeof(*records));
+	records[at] = *record;
+	bit_set(fr->used, frame);
+	return 0;
+}
+
+/* And free again. */
+static void record_remove(struct frames *fr, uint32_t frame)
+{
+	uint32_t block = frame / WORD_BITS;
+	unsigned n = block_count(fr, block) - 1, at = rank_of(fr, frame);
+	struct frame *records = fr->block[block], *less;
+
+	bit_clear(fr->used, frame);
+	memmove(&records[at], &records[at + 1], (n - at) * sizeof(*records));
+	if (records_bytes(n) == records_bytes(n + 1))
+		return;
+	fr->record_bytes -= records_bytes(n + 1) - records_bytes(n);
+	if (!n) {
+		free(records);
+		fr->block[block] = NULL;
+		return;
+	}
+	less = realloc(records, records_bytes(n));
+	if (less) /* else the larger one serves */
+		fr->block[block] = less;
+}
+
 static size_t map_bytes(uint32_t capacity)
 {
 	return ((size_t)capacity / WORD_BITS + 1) * sizeof(uint64_t);
+}
+
+static size_t blocks_bytes(uint32_t capacity)
+{
+	return ((size_t)capacity / WORD_BITS + 1) * sizeof(struct frame *);
 }
 
 static int reserve(size_t bytes, void **out)
@@ -101,22 +183,22 @@ static int reserve(size_t bytes, void **out)
 
 static int tables_create(struct frames *fr)
 {
-	void *frame = NULL, *used = NULL, *stale = NULL, *reserved = NULL;
+	void *block = NULL, *used = NULL, *stale = NULL, *reserved = NULL;
 	int rc;
 
-	rc = reserve((size_t)fr->capacity * sizeof(*fr->frame), &frame);
+	rc = reserve(blocks_bytes(fr->capacity), &block);
 	if (rc)
 		return rc;
 	rc = reserve(map_bytes(fr->capacity), &used);
 	if (rc)
-		goto unmap_frame;
+		goto unmap_block;
 	rc = reserve(map_bytes(fr->capacity), &stale);
 	if (rc)
 		goto unmap_used;
 	rc = reserve(map_bytes(fr->capacity / WORD_BITS), &reserved);
 	if (rc)
 		goto unmap_stale;
-	fr->frame = frame;
+	fr->block = block;
 	fr->used = used;
 	fr->stale = stale;
 	fr->reserved = reserved;
@@ -126,8 +208,8 @@ unmap_stale:
 	munmap(stale, map_bytes(fr->capacity));
 unmap_used:
 	munmap(used, map_bytes(fr->capacity));
-unmap_frame:
-	munmap(frame, (size_t)fr->capacity * sizeof(*fr->frame));
+unmap_block:
+	munmap(block, blocks_bytes(fr->capacity));
 	return rc;
 }
 
@@ -215,20 +297,26 @@ static int file_judge(int fd, dev_t dev, ino_t ino, uint32_t *capacity_out)
 	return 0;
 }
 
-static void unknown_mark(struct frames *fr, uint64_t from, uint64_t to)
+static int unknown_mark(struct frames *fr, uint64_t from, uint64_t to)
 {
+	const struct frame unknown = {.state = FRAME_UNKNOWN};
+	int rc;
+
 	for (; from < to; from++) {
-		fr->frame[from].state = FRAME_UNKNOWN;
-		bit_set(fr->used, (uint32_t)from);
+		rc = record_insert(fr, (uint32_t)from, &unknown);
+		if (rc)
+			return rc;
 		fr->unknown++;
+		fr->high = (uint32_t)from + 1;
 	}
-	fr->high = (uint32_t)to;
+	return 0;
 }
 
 /* A frame is written before it is ever granted: what has no data is free. */
 static int content_find(struct frames *fr)
 {
 	off_t data, hole = 0;
+	int rc;
 
 	for (;;) {
 		data = lseek(fr->fd, hole, SEEK_DATA);
@@ -237,8 +325,11 @@ static int content_find(struct frames *fr)
 		hole = lseek(fr->fd, data, SEEK_HOLE);
 		if (hole < 0)
 			return -errno;
-		unknown_mark(fr, (uint64_t)data >> PAGE_SHIFT,
-			     ((uint64_t)hole + PAGE_BYTES - 1) >> PAGE_SHIFT);
+		rc = unknown_mark(fr, (uint64_t)data >> PAGE_SHIFT,
+				  ((uint64_t)hole + PAGE_BYTES - 1) >>
+					  PAGE_SHIFT);
+		if (rc)
+			return rc;
 	}
 }
 
@@ -269,12 +360,21 @@ int frames_adopt(int fd, dev_t dev, ino_t ino, struct frames **out)
 	return 0;
 }
 
+static void records_free(struct frames *fr)
+{
+	uint32_t block;
+
+	for (block = 0; block <= fr->high / WORD_BITS; block++)
+		free(fr->block[block]);
+	munmap(fr->block, blocks_bytes(fr->capacity));
+}
+
 void frames_destroy(struct frames *fr)
 {
 	if (!fr)
 		return;
-	if (fr->frame) {
-		munmap(fr->frame, (size_t)fr->capacity * sizeof(*fr->frame));
+	if (fr->block) {
+		records_free(fr);
 		munmap(fr->used, map_bytes(fr->capacity));
 		munmap(fr->stale, map_bytes(fr->capacity));
 		munmap(fr->reserved, map_bytes(fr->capacity / WORD_BITS));
@@ -367,14 +467,18 @@ static int frame_pick(struct frames *fr, uint32_t *out)
 	return 0;
 }
 
-static void frame_take(struct frames *fr, uint64_t hash, uint32_t at)
+static int frame_take(struct frames *fr, uint64_t hash, uint32_t at)
 {
-	bit_set(fr->used, at);
+	const struct frame pending = {.hash_low = (uint32_t)hash,
+				      .hash_high = (uint16_t)(hash >> 32),
+				      .state = FRAME_PENDING};
+	int rc = record_insert(fr, at, &pending);
+
+	if (rc)
+		return rc;
 	fr->reserved_free -= is_reserved(fr, at);
-	fr->frame[at] = (struct frame){.hash_low = (uint32_t)hash,
-				       .hash_high = (uint16_t)(hash >> 32),
-				       .state = FRAME_PENDING};
 	fr->pending++;
+	return 0;
 }
 
 int frames_alloc(struct frames *fr, uint64_t hash, uint32_t *frame_out)
@@ -383,9 +487,10 @@ int frames_alloc(struct frames *fr, uint64_t hash, uint32_t *frame_out)
 	int rc;
 
 	rc = frame_pick(fr, &at);
+	if (!rc)
+		rc = frame_take(fr, hash, at);
 	if (rc)
 		return rc;
-	frame_take(fr, hash, at);
 	fr->cursor = at + 1 < fr->capacity ? at + 1 : 0;
 	*frame_out = at;
 	return 0;
@@ -395,8 +500,7 @@ int frames_alloc_at(struct frames *fr, uint64_t hash, uint32_t frame)
 {
 	if (frame >= fr->high || bit_get(fr->used, frame))
 		return -EBUSY;
-	frame_take(fr, hash, frame);
-	return 0;
+	return frame_take(fr, hash, frame);
 }
 
 /* Whole, free and nobody's; beyond high: there, but not begun. */
@@ -455,9 +559,10 @@ static void stale_clear(struct frames *fr, uint32_t frame)
 int frames_write(struct frames *fr, uint32_t frame, const void *page,
 		 uint32_t refs)
 {
+	struct frame *f = record_of(fr, frame);
 	ssize_t n;
 
-	assert(fr->frame[frame].state == FRAME_PENDING && refs);
+	assert(f->state == FRAME_PENDING && refs);
 	do {
 		n = pwrite(fr->fd, page, PAGE_BYTES,
 			   (off_t)frame << PAGE_SHIFT);
@@ -465,8 +570,8 @@ int frames_write(struct frames *fr, uint32_t frame, const void *page,
 	if (n != (ssize_t)PAGE_BYTES)
 		return n < 0 ? -errno : -ENOSPC;
 	stale_clear(fr, frame);
-	fr->frame[frame].state = FRAME_LIVE;
-	fr->frame[frame].word = refs;
+	f->state = FRAME_LIVE;
+	f->word = refs;
 	fr->pending--;
 	fr->live++;
 	fr->refs += refs;
@@ -476,11 +581,13 @@ int frames_write(struct frames *fr, uint32_t frame, const void *page,
 void frames_claim(struct frames *fr, uint32_t frame, uint64_t hash,
 		  uint32_t refs)
 {
-	assert(fr->frame[frame].state == FRAME_UNKNOWN && refs);
-	fr->frame[frame] = (struct frame){.word = refs,
-					  .hash_low = (uint32_t)hash,
-					  .hash_high = (uint16_t)(hash >> 32),
-					  .state = FRAME_LIVE};
+	struct frame *f = record_of(fr, frame);
+
+	assert(f->state == FRAME_UNKNOWN && refs);
+	*f = (struct frame){.word = refs,
+			    .hash_low = (uint32_t)hash,
+			    .hash_high = (uint16_t)(hash >> 32),
+			    .state = FRAME_LIVE};
 	fr->unknown--;
 	fr->live++;
 	fr->refs += refs;
@@ -502,8 +609,7 @@ int frames_read(const struct frames *fr, uint32_t frame, void *page_out)
 /* had_content: the file still holds a page there. */
 static void frame_release(struct frames *fr, uint32_t frame, bool had_content)
 {
-	fr->frame[frame] = (struct frame){.state = FRAME_FREE};
-	bit_clear(fr->used, frame);
+	record_remove(fr, frame);
 	fr->reserved_free += is_reserved(fr, frame);
 	fr->freed++;
 	if (had_content && !bit_get(fr->stale, frame)) {
@@ -514,9 +620,10 @@ static void frame_release(struct frames *fr, uint32_t frame, bool had_content)
 
 void frames_free(struct frames *fr, uint32_t frame)
 {
-	bool unknown = fr->frame[frame].state == FRAME_UNKNOWN;
+	enum frame_state state = frames_state(fr, frame);
+	bool unknown = state == FRAME_UNKNOWN;
 
-	assert(unknown || fr->frame[frame].state == FRAME_PENDING);
+	assert(unknown || state == FRAME_PENDING);
 	if (unknown)
 		fr->unknown--;
 	else
@@ -526,17 +633,19 @@ void frames_free(struct frames *fr, uint32_t frame)
 
 int frames_ref(struct frames *fr, uint32_t frame, uint32_t refs)
 {
-	assert(fr->frame[frame].state == FRAME_LIVE);
-	if (refs > UINT32_MAX - fr->frame[frame].word)
+	struct frame *f = record_of(fr, frame);
+
+	assert(f->state == FRAME_LIVE);
+	if (refs > UINT32_MAX - f->word)
 		return -EOVERFLOW;
-	fr->frame[frame].word += refs;
+	f->word += refs;
 	fr->refs += refs;
 	return 0;
 }
 
 bool frames_unref(struct frames *fr, uint32_t frame, uint32_t refs)
 {
-	struct frame *f = &fr->frame[frame];
+	struct frame *f = record_of(fr, frame);
 
 	assert(f->state == FRAME_LIVE && refs <= f->word);
 	f->word -= refs;
@@ -550,26 +659,29 @@ bool frames_unref(struct frames *fr, uint32_t frame, uint32_t refs)
 
 enum frame_state frames_state(const struct frames *fr, uint32_t frame)
 {
-	if (frame >= fr->high)
+	if (frame >= fr->high || !bit_get(fr->used, frame))
 		return FRAME_FREE;
-	return (enum frame_state)fr->frame[frame].state;
+	return (enum frame_state)record_of(fr, frame)->state;
 }
 
 uint64_t frames_hash(const struct frames *fr, uint32_t frame)
 {
-	return fr->frame[frame].hash_low | (uint64_t)fr->frame[frame].hash_high
-						   << 32;
+	const struct frame *f = record_of(fr, frame);
+
+	return f->hash_low | (uint64_t)f->hash_high << 32;
 }
 
 uint32_t frames_word(const struct frames *fr, uint32_t frame)
 {
-	return fr->frame[frame].word;
+	return record_of(fr, frame)->word;
 }
 
 void frames_word_set(struct frames *fr, uint32_t frame, uint32_t word)
 {
-	assert(fr->frame[frame].state == FRAME_PENDING);
-	fr->frame[frame].word = word;
+	struct frame *f = record_of(fr, frame);
+
+	assert(f->state == FRAME_PENDING);
+	f->word = word;
 }
 
 uint64_t frames_unknown_free(struct frames *fr)
@@ -578,7 +690,7 @@ uint64_t frames_unknown_free(struct frames *fr)
 	uint32_t i;
 
 	for (i = 0; i < fr->high && fr->unknown; i++)
-		if (fr->frame[i].state == FRAME_UNKNOWN) {
+		if (frames_state(fr, i) == FRAME_UNKNOWN) {
 			frames_free(fr, i);
 			n++;
 		}
@@ -625,9 +737,8 @@ void frames_stats(const struct frames *fr, struct frames_stats *out)
 		.refs = fr->refs,
 		.file_bytes = (fr->live + fr->unknown + fr->stale_count)
 			      << PAGE_SHIFT,
-		.bytes = sizeof(*fr) +
-			 (uint64_t)fr->high * sizeof(struct frame) +
-			 fr->high / 4,
+		.bytes = sizeof(*fr) + fr->record_bytes +
+			 fr->high / WORD_BITS * 8 + fr->high / 4,
 		.punched = fr->punched,
 	};
 }

@@ -591,6 +591,7 @@ END_TEST
 
 START_TEST(a_pool_taken_over_is_shared_again)
 {
+	static struct agent before[AGENTS];
 	struct frames *fr;
 	struct domain *old;
 	uint32_t f, g, lost;
@@ -613,6 +614,7 @@ START_TEST(a_pool_taken_over_is_shared_again)
 	old = dom; /* killed: nothing of it may be used any more */
 	ck_assert_int_eq(frames_adopt(fd, dev, ino, &fr), 0);
 	ck_assert_int_eq(domain_create(secret, 2, fr, agent_hear, &dom), 0);
+	memcpy(before, agent, sizeof(agent));
 	memset(agent, 0, sizeof(agent));
 	ck_assert_int_eq(domain_join(dom, &agent[0], 1000, &agent[0].member),
 			 0);
@@ -638,6 +640,8 @@ START_TEST(a_pool_taken_over_is_shared_again)
 	ck_assert_uint_eq(stats().release_unheld, 1);
 	stop();
 	dom = old;
+	memcpy(agent, before, sizeof(agent));
+	stop();
 	close(fd);
 }
 END_TEST
