@@ -163,8 +163,8 @@ def once(side):
                "worst": inflating[4] / 1000,
                "deflate_p99": deflating[2],
                "deflate_worst": deflating[4] / 1000}
-    result.say(f"  {guest.name}: {taken // MIB} MiB in {seconds:.2f} s, back in "
-               f"{back:.2f} s, p99 {inflating[2]:.0f} us, "
+    result.say(f"  {guest.name}: {taken // MIB} MiB in {seconds:.2f} s, back "
+               f"in {back:.2f} s, p99 {inflating[2]:.0f} us, "
                f"worst {inflating[4] / 1000:.1f} ms")
     return figures
 

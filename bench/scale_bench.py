@@ -32,8 +32,8 @@ GUESTS = 512
 IMAGES = 4
 QUICK = (16, 32, 64, 128)
 FULL = (16, 32, 64, 128, 256, 512, 1024)
-CROWDS = (8, 32, 128, 512)
-REST_S = 6
+CROWDS = (8, 128, 512)
+REST_S = 4
 CHURN_PERMILLE = 40
 FRAME_SHARE = 0.006     # of guest RAM that swarm.c's mixture needs as frames
 KSM_BYTES = 64          # rmap_item of a page scanned, its nodes not counted
@@ -264,7 +264,7 @@ def run(args):
     with tempfile.TemporaryDirectory(prefix="tidepool-") as logs:
         with Life(logs) as life, contextlib.ExitStack():
             for gib in sizes:
-                for _ in range(3 if gib == sizes[0] else 1):
+                for _ in range(2 if gib == sizes[0] else 1):
                     points[gib].append(point(life, args, gib, GUESTS))
             crowds = [(n, point(life, args, n / 32, n))
                       for n in CROWDS if n != GUESTS]

@@ -56,8 +56,8 @@
 #define IMAGE_SHARE 40
 #define WITHIN	    9
 #define WITHIN_SAME 64
-#define OFFERS	    2048 /* in a message */
-#define QUIET_NS    (UINT64_C(5) * 1000000000)
+#define OFFERS	    2048		       /* in a message */
+#define QUIET_NS    (UINT64_C(3) * 1000000000) /* over the 2 s of a gather */
 #define SECOND_NS   UINT64_C(1000000000)
 #define EVENTS	    64
 
