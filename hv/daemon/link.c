@@ -472,6 +472,11 @@ int link_accept(struct hvd *hvd, int fd)
 	if (!rc)
 		rc = sd_event_add_io(hvd->event, &link->source, fd, EPOLLIN,
 				     link_event, link);
+	/* After everything else: hundreds of agents with much to say must not
+	 * keep the second's tick and the control socket waiting. */
+	if (rc >= 0)
+		rc = sd_event_source_set_priority(link->source,
+						  SD_EVENT_PRIORITY_IDLE);
 	if (rc < 0) {
 		link_close(link);
 		return rc;
