@@ -19,9 +19,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GATHER_NS   ((uint64_t)20000000)
-#define GATHER_MOST 8192
-#define SHARE_ONCE  1024 /* grants a slice: some milliseconds */
+#define GATHER_NS   ((uint64_t)400000000) /* a chunk's grants at once */
+#define GATHER_MOST 65536
+#define SHARE_ONCE  4096 /* grants a slice: some ten milliseconds */
 
 /* ---- queues ---- */
 

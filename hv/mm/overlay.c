@@ -17,6 +17,7 @@
 #include "hv/mm/take.h"
 
 #include <errno.h>
+#include <sys/mman.h>
 
 /* What one call works on: grants of one chunk. */
 struct batch {
@@ -24,6 +25,7 @@ struct batch {
 	const struct mm_page_map *map;
 	size_t n;
 	size_t mapped;
+	bool moved; /* what was taken lies in the window */
 	struct releases rel;
 	uint64_t pagemap[CHUNK_PAGES];
 };
@@ -139,14 +141,42 @@ static size_t share_run(struct batch *b, const struct spot *s, size_t i)
 		refuse(b, s, i, 1);
 		return 1;
 	}
-	if (take_begin(mm, s, n, mm->window, &t) < 0) {
+	if (take_begin(mm, s, n, mm->window + page_in_chunk(s) * PAGE_BYTES,
+		       &t) < 0) {
 		refuse(b, s, i, 1);
 		return 1;
 	}
 	for (size_t k = 0; k < t.n;)
 		k += map_piece(b, &t, i, k);
-	take_end(&t);
+	b->moved |= t.moved;
 	return t.n;
+}
+
+/* The kernel's entries of the pages that are granted. */
+static int pagemap_fill(struct batch *b, const struct range *range)
+{
+	size_t from = b->map[0].gfn.n - range->first.n;
+	size_t to = b->map[b->n - 1].gfn.n - range->first.n;
+
+	return b->mm->host->pagemap_read(
+		hva_ptr(range_hva(range, from)), to - from + 1,
+		b->pagemap + (from & (CHUNK_PAGES - 1)));
+}
+
+/* What each run would need, once for all of them. */
+static void share_settle(struct batch *b, const struct spot *first)
+{
+	const struct host_ops *host = b->mm->host;
+
+	if (b->moved)
+		host->advise(b->mm->window, CHUNK_BYTES, MADV_DONTNEED);
+	b->moved = false;
+	if (first->range->dontfork)
+		host->advise(
+			hva_ptr(range_hva(first->range,
+					  first->page & ~(CHUNK_PAGES - 1))),
+			CHUNK_BYTES, MADV_DONTFORK);
+	take_chunk_settle(b->mm, first);
 }
 
 static bool vmas_full(struct mm *mm)
@@ -158,20 +188,18 @@ static bool vmas_full(struct mm *mm)
 static void share_chunk(struct batch *b, const struct spot *first)
 {
 	struct mm *mm = b->mm;
-	size_t start = first->page & ~(CHUNK_PAGES - 1);
 	size_t i = 0;
 
 	pthread_mutex_lock(&first->chunk->lock);
 	if (chunk_may_break(mm, first->chunk) && !vmas_full(mm) &&
-	    mm->host->pagemap_read(hva_ptr(range_hva(first->range, start)),
-				   CHUNK_PAGES, b->pagemap) == 0) {
+	    pagemap_fill(b, first->range) == 0) {
 		while (i < b->n) {
 			size_t at = b->map[i].gfn.n - first->range->first.n;
 			struct spot s = spot_at(first, at);
 
 			i += share_run(b, &s, i);
 		}
-		take_chunk_settle(mm, first);
+		share_settle(b, first);
 	}
 	refuse(b, first, i, b->n - i);
 	pthread_mutex_unlock(&first->chunk->lock);

@@ -39,7 +39,10 @@ MUST_CHECK int take_begin(struct mm *mm, const struct spot *at, size_t n,
 /* Back into the guest, unchanged. Words are left as they are. */
 int take_return(struct take *take, size_t i, size_t n);
 
-/* Maps frames frame, frame + 1, ... in their place and sets the words. */
+/*
+ * Maps frames frame, frame + 1, ... in their place and sets the words. The
+ * caller sees to MADV_DONTFORK when all of a chunk is mapped.
+ */
 int take_map(struct take *take, size_t i, size_t n, uint32_t frame);
 
 /* Leaves holes; state: of the words (ZERO, COMPRESSED, SWAPPED). */

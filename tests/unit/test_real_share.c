@@ -347,7 +347,7 @@ START_TEST(hint_is_offered_without_a_second_look)
 			page_fill(guest[g].ram + p * PAGE_BYTES, p + 1);
 	for (unsigned g = 0; g < 2; g++)
 		share_hint(guest[g].sh, hva_of(guest[g].ram), 32 * PAGE_BYTES);
-	run_ms(100); /* the second pass comes after two seconds */
+	run_ms(1000); /* the second pass comes after two seconds */
 	ck_assert_uint_eq(sum_stats().shared_pages, 64);
 	machine_stop();
 }
