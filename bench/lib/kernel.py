@@ -34,6 +34,7 @@ from .result import Skip
 
 JOURNAL = "/run/tidepool-bench.journal"
 KSM = "/sys/kernel/mm/ksm"
+MEMORY_CGROUP = "/sys/fs/cgroup/memory"
 SWAP_FLAG_PREFER = 0x8000
 TRIES = 5
 PAUSE = 0.3
@@ -216,6 +217,20 @@ class Kernel:
             self._note(kind="swapon", path=path, priority=priority)
         _swapoff(path)
 
+    def cgroup(self, name):
+        """A memory cgroup of ours. Whoever is left in it goes to the root."""
+        if not os.path.exists(MEMORY_CGROUP + "/memory.limit_in_bytes"):
+            raise Skip("no memory cgroup (v1) here")
+        path = os.path.join(MEMORY_CGROUP, name)
+        if not os.path.isdir(path):
+            self._note(kind="cgroup", path=path)
+            os.mkdir(path)
+        return path
+
+    def cgroup_end(self, path):
+        """Before the end; leaves nothing to undo but a look."""
+        _cgroup_remove(path)
+
     def _note(self, **undo):
         self.undos.append(undo)
         self.journal.write(json.dumps(undo) + "\n")
@@ -283,6 +298,8 @@ def _undo(undo):
     elif kind == "zram_added":
         if os.path.exists(f"/sys/block/zram{undo['number']}"):
             write("/sys/class/zram-control/hot_remove", undo["number"])
+    elif kind == "cgroup":
+        _cgroup_remove(undo["path"])
     elif kind == "unlink":
         if os.path.exists(undo["path"]):
             os.unlink(undo["path"])
@@ -293,6 +310,16 @@ def _undo(undo):
     elif kind == "swapon":
         if undo["path"] not in swaps():
             _swapon(undo["path"], undo["priority"])
+
+
+def _cgroup_remove(path):
+    if not os.path.isdir(path):
+        return
+    with open(path + "/cgroup.procs", encoding="ascii") as file:
+        for pid in file.read().split():
+            with contextlib.suppress(ProcessLookupError):
+                write(MEMORY_CGROUP + "/cgroup.procs", pid)
+    os.rmdir(path)
 
 
 def _swapon(path, priority):
