@@ -85,14 +85,18 @@ static pack_word_t *word_at(const struct pack *pack, uint32_t owner)
 	return arena_unit_at(pack->owners, owner);
 }
 
+/*
+ * Who reads a reference goes on to the word it refers to, which may be new, and
+ * holds no lock that its maker held: acquire, release.
+ */
 static uint64_t word_load(const struct pack *pack, uint32_t owner)
 {
-	return atomic_load_explicit(word_at(pack, owner), memory_order_relaxed);
+	return atomic_load_explicit(word_at(pack, owner), memory_order_acquire);
 }
 
 static void word_store(const struct pack *pack, uint32_t owner, uint64_t word)
 {
-	atomic_store_explicit(word_at(pack, owner), word, memory_order_relaxed);
+	atomic_store_explicit(word_at(pack, owner), word, memory_order_release);
 }
 
 static uint32_t class_of(const struct pack_item *item)
