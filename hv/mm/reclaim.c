@@ -116,7 +116,10 @@ static void trials_set(struct mm *mm, uint64_t len_ns, uint64_t now)
 	mm->reclaim.eased_ns = now;
 }
 
-/* limit: promotions allowed, permille of the working set a minute; 0: any. */
+/*
+ * limit: promotions allowed, permille of the working set a minute; 0: any.
+ * Trials get shorter again after EASE_TRIALS of them without a hit.
+ */
 static bool may_put(struct mm *mm, uint32_t limit, uint64_t now)
 {
 	struct reclaim *rc = &mm->reclaim;
@@ -137,8 +140,8 @@ static bool may_put(struct mm *mm, uint32_t limit, uint64_t now)
 }
 
 /*
- * A page on trial that stays away will save half of itself: twice as many as
- * are wanted are tried, and some will come back.
+ * A page on trial that stays away will save half of itself, and one in three
+ * comes back: three times as many as are wanted are tried.
  */
 static bool may_take(struct mm *mm, const struct turn *turn)
 {
@@ -160,8 +163,8 @@ static bool held_ready(struct mm *mm, struct range *r)
 		return true;
 	if (!mm->reclaim.held_refused)
 		log_warn("no address space to keep cold pages on trial: "
-			 "nothing is compressed. Raise RLIMIT_AS, or "
-			 "vm.overcommit_memory is 2");
+			 "nothing is compressed. Raise RLIMIT_AS, or do not "
+			 "set vm.overcommit_memory to 2");
 	mm->reclaim.held_refused = true;
 	return false;
 }
