@@ -33,6 +33,7 @@ export BUILD=${BUILD:-build}
 only_san=${SAN:-}
 unset SAN
 filters=("$@")
+supp=$PWD/tests/rig/tsan.supp
 slots=$(nproc)
 [ "$slots" -gt 4 ] && slots=4
 logs=$BUILD/check
@@ -237,7 +238,7 @@ run_unit() { # unit|asan|tsan
 		job "$kind/$name" 300 env CK_TIMEOUT_MULTIPLIER=$slow \
 			TEST_SAN="${kind#unit}" \
 			UBSAN_OPTIONS=print_stacktrace=1 \
-			TSAN_OPTIONS="suppressions=$PWD/tests/rig/tsan.supp" \
+			TSAN_OPTIONS="history_size=7 suppressions=$supp" \
 			"${prefix[@]}" "$dir/$name"
 	done
 }
