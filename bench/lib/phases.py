@@ -156,10 +156,11 @@ def compression(job):
     last = []
 
     def settled(sample, _second):
-        last.append(sample.store_bytes() + PAGE * (
-            sample.total("private_pages") + sample.total("held_pages")))
+        held = PAGE * sample.total("held_pages")
+        last.append(sample.store_bytes() + held
+                    + PAGE * sample.total("private_pages"))
         recent = last[-job.seconds(120, 10):]
-        return (len(last) > job.seconds(240, 20) and
+        return (len(last) > job.seconds(240, 20) and held < 0.04 * budget and
                 max(recent) - min(recent) < 0.01 * budget)
 
     watch(job, "compression", job.seconds(COMPRESSION_SECONDS, 40), settled)
