@@ -163,7 +163,7 @@ def compression(job):
         return (len(last) > job.seconds(240, 20) and held < 0.04 * budget and
                 max(recent) - min(recent) < 0.01 * budget)
 
-    watch(job, "compression", job.seconds(COMPRESSION_SECONDS, 40), settled)
+    watch(job, "compression", job.seconds(COMPRESSION_SECONDS, 100), settled)
     start = time.monotonic()
     first = job.control.sample()
     cpu = our_cpu(job)
