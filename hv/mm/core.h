@@ -259,7 +259,7 @@ static inline uint32_t store_index(const struct spot *s)
 
 void store_drop(struct mm *mm, const struct spot *s);
 
-/* Drops whatever a page's state owns outside the guest (store, slot, frame). */
+/* Drops whatever a page's state owns outside the guest (store, swap, frame). */
 void page_let_go(struct mm *mm, const struct spot *s, struct releases *rel);
 
 #endif

@@ -21,11 +21,14 @@
  *   -ENOENT  the mapping is gone: wake, the access will see what is there now
  *   -ENOMEM  the host is out of memory: wait, again
  *
- * Dropped: looking again without sleeping after an answer. Whoever waits for
- * the answer runs on this very processor as soon as we sleep, and a packed host
- * has no other to spare. Dropped too: a thread bound to the processor of the
- * one that faults. That is as fast, until one of them must move: then a fault
- * waits for its processor's other tenants, milliseconds.
+ * While faults are frequent the watcher looks again without sleeping, for a
+ * short while (fault_poll_ns): a sleeper's wake-up is most of what a fault
+ * costs. It yields between two looks, since whoever waits for the answer may
+ * need this very processor.
+ *
+ * Dropped: a thread bound to the processor of the one that faults. That is as
+ * fast, until one of them must move: then a fault waits for its processor's
+ * other tenants, milliseconds.
  *
  * A page whose bytes cannot be given back (a broken store or swap file) is
  * never replaced by zeros: its reader keeps waiting, and the log says so.

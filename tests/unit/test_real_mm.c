@@ -212,20 +212,26 @@ END_TEST
 
 #define MINUTE_NS ((uint64_t)61000000000)
 
-/* What is read now and then is not compressed, what is left alone is. */
-START_TEST(trial_is_extended_while_pages_come_back)
+/* The first chunk, filled and cold, with the brake at its default. */
+static void chunk_put_on_trial(void)
 {
 	struct mm_target target = {.resident_bytes = 1,
 				   .compress = true,
 				   .refault_permille_min = 2};
 
-	if (!machine_has_move())
-		return;
 	for (size_t i = 0; i < CHUNK_PAGES; i++)
 		page_fill(machine_page(i), i);
 	machine_scan(5);
 	mm_target_set(machine.mm, &target);
 	mm_reclaim(machine.mm);
+}
+
+/* What is read now and then is not compressed, what is left alone is. */
+START_TEST(trial_is_extended_while_pages_come_back)
+{
+	if (!machine_has_move())
+		return;
+	chunk_put_on_trial();
 	ck_assert_uint_eq(machine_stats().held_pages, CHUNK_PAGES);
 	for (size_t round = 0; round < 3; round++) {
 		ck_assert_uint_eq(machine_stats().compressed_pages, 0);
@@ -245,17 +251,9 @@ END_TEST
 
 START_TEST(brake_stops_compressing_but_not_trials)
 {
-	struct mm_target target = {.resident_bytes = 1,
-				   .compress = true,
-				   .refault_permille_min = 2};
-
 	if (!machine_has_move())
 		return;
-	for (size_t i = 0; i < CHUNK_PAGES; i++)
-		page_fill(machine_page(i), i);
-	machine_scan(5);
-	mm_target_set(machine.mm, &target);
-	mm_reclaim(machine.mm);
+	chunk_put_on_trial();
 	fault_host_clock_add(MINUTE_NS);
 	mm_reclaim(machine.mm);
 	ck_assert_uint_gt(machine_stats().compressed_pages, 0);
