@@ -43,7 +43,8 @@ obj = $(patsubst %.c,$(OUT)/obj/%.o,$(1))
 
 BASE_O   := $(call obj,$(call src,hv/base))
 TMEM_O   := $(call obj,$(call src,tmem))
-CORE_O   := $(BASE_O) $(call obj,$(call src,hv/mm) $(call src,sharing))
+CORE_O   := $(BASE_O) $(call obj,$(call src,hv/mm) $(call src,sharing) \
+	    $(call src,hv/line))
 AGENT_O  := $(call obj,$(call src,hv/agent))
 DAEMON_O := $(call obj,$(filter-out hv/daemon/main.c,$(call src,hv/daemon)))
 LIBHV_O  := $(call obj,$(call src,hv/libhv))
@@ -58,6 +59,7 @@ UNIT     := $(patsubst tests/unit/%.c,$(OUT)/tests/%,$(UNIT_SRC))
 SUPPORT_O := $(call obj,$(call src,tests/support))
 TOOL_SRC := $(call src,bench)
 TOOLS    := $(patsubst bench/%.c,$(OUT)/bench/%,$(TOOL_SRC))
+TOOL_LIB_O := $(call obj,$(call src,bench/lib))
 
 .DELETE_ON_ERROR:
 .SECONDARY: # objects of tests are kept, not made again each time
@@ -126,7 +128,11 @@ $(OUT)/tests/%: $(OUT)/obj/tests/unit/%.o $(SUPPORT_O) $(OUT)/libctl.a \
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS_CORE) -ljansson -linih -lsystemd \
 		-lmicrohttpd -lncurses -ltinfo -lcheck -lsubunit -lrt -lm
 
-$(OUT)/bench/%: $(OUT)/obj/bench/%.o $(LIBS)
+# What the benches' programs share; each links what it uses of it.
+$(OUT)/libbench.a: $(TOOL_LIB_O)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+$(OUT)/bench/%: $(OUT)/obj/bench/%.o $(OUT)/libbench.a $(LIBS)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS_CORE) -lm
 
