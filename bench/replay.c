@@ -45,7 +45,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "hv/base/types.h"
+#include "bench/lib/tool.h"
 #include "hv/mm/histogram.h"
 
 #define PM_PRESENT ((uint64_t)1 << 63)
@@ -55,7 +55,6 @@
 #define KPF_ZERO   ((uint64_t)1 << 24)
 #define VICTIM_NS  5000000 /* between its bursts */
 #define CHANGE_NS  10000000
-#define SECOND_NS  1000000000u
 
 enum kind { KIND_HOLE, KIND_ZERO, KIND_OTHER };
 
@@ -64,8 +63,7 @@ struct mix {
 };
 
 struct replay {
-	uint8_t *ram;
-	size_t pages;
+	struct tool_ram ram;
 	uint8_t *kind; /* of each page, as filled */
 	size_t filled;
 
@@ -80,62 +78,17 @@ struct replay {
 
 static struct replay rp;
 
-static uint64_t mixed(uint64_t z)
-{
-	z += 0x9e3779b97f4a7c15u;
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-	return z ^ z >> 31;
-}
-
-static uint64_t random_next(uint64_t *state)
-{
-	return mixed((*state)++);
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * SECOND_NS + (uint64_t)ts.tv_nsec;
-}
-
-static _Noreturn void fail(const char *what)
-{
-	fprintf(stderr, "replay: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static uint8_t *page_at(size_t page)
-{
-	return rp.ram + page * PAGE_BYTES;
-}
-
-/* Whole chunks on chunk borders, as QEMU has it. */
 static void ram_map(size_t pages)
 {
-	size_t bytes =
-		(pages * PAGE_BYTES + CHUNK_BYTES - 1) & ~(CHUNK_BYTES - 1);
-	uint8_t *at = mmap(NULL, bytes + CHUNK_BYTES, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	if (at == MAP_FAILED)
-		fail("memory");
-	uintptr_t up = ((uintptr_t)at + CHUNK_BYTES - 1) & ~(CHUNK_BYTES - 1);
-	rp.ram = (uint8_t *)up;
-	if (rp.ram > at)
-		munmap(at, (size_t)(rp.ram - at));
-	munmap(rp.ram + bytes, (size_t)(at + CHUNK_BYTES - rp.ram));
-	rp.pages = bytes / PAGE_BYTES;
-	rp.kind = calloc(rp.pages, 1);
+	tool_ram_map(&rp.ram, pages);
+	rp.kind = calloc(rp.ram.pages, 1);
 	if (!rp.kind)
-		fail("memory");
+		tool_fail("memory");
 }
 
 static void page_note(size_t page)
 {
-	const uint64_t *w = (const void *)page_at(page);
+	const uint64_t *w = (const void *)tool_page(&rp.ram, page);
 	bool zero = !w[0] && !memcmp(w, w + 1, PAGE_BYTES - sizeof(*w));
 
 	rp.kind[page] = zero ? KIND_ZERO : KIND_OTHER;
@@ -148,10 +101,11 @@ static void page_note(size_t page)
 static void part_read(int fd, off_t from, off_t to)
 {
 	while (from < to) {
-		ssize_t n = pread(fd, rp.ram + from, (size_t)(to - from), from);
+		ssize_t n =
+			pread(fd, rp.ram.at + from, (size_t)(to - from), from);
 
 		if (n <= 0)
-			fail("reading captured memory");
+			tool_fail("reading captured memory");
 		from += n;
 	}
 }
@@ -164,7 +118,7 @@ static void fill_captured(const char *path, uint64_t most)
 	off_t from = 0, to;
 
 	if (fd < 0 || fstat(fd, &st) < 0)
-		fail(path);
+		tool_fail(path);
 	if (most && most < (uint64_t)st.st_size / PAGE_BYTES)
 		st.st_size = (off_t)(most * PAGE_BYTES);
 	ram_map((size_t)st.st_size / PAGE_BYTES);
@@ -187,14 +141,14 @@ static void changed_read(const char *path)
 	struct stat st;
 
 	if (!f || fstat(fileno(f), &st) < 0)
-		fail(path);
+		tool_fail(path);
 	size_t n = (size_t)st.st_size / sizeof(uint32_t);
 	rp.changed = malloc((n + 1) * sizeof(*rp.changed));
 	if (!rp.changed || fread(rp.changed, sizeof(uint32_t), n, f) != n)
-		fail(path);
+		tool_fail(path);
 	fclose(f);
 	for (size_t i = 0; i < n; i++)
-		if (rp.changed[i] < rp.pages &&
+		if (rp.changed[i] < rp.ram.pages &&
 		    rp.kind[rp.changed[i]] != KIND_HOLE)
 			rp.changed[rp.changed_n++] = rp.changed[i];
 }
@@ -204,8 +158,8 @@ static void changed_read(const char *path)
 
 static void page_make(size_t page, uint64_t content)
 {
-	uint64_t *w = (void *)page_at(page);
-	uint64_t at = mixed(content);
+	uint64_t *w = (void *)tool_page(&rp.ram, page);
+	uint64_t at = tool_mixed(content);
 
 	for (size_t i = 0; i < PAGE_BYTES / sizeof(*w); i++) {
 		at += 0x9e3779b97f4a7c15u;
@@ -231,9 +185,9 @@ static uint64_t coprime(uint64_t n, uint64_t from)
 /* The content's number of a run; 0: zero. */
 static uint64_t run_content(const struct mix *m, uint64_t run, uint64_t all)
 {
-	uint64_t step = coprime(all, mixed(m->seed) % all);
+	uint64_t step = coprime(all, tool_mixed(m->seed) % all);
 	uint64_t place = (uint64_t)(((__uint128_t)run * step +
-				     mixed(m->seed + 1) % all) %
+				     tool_mixed(m->seed + 1) % all) %
 				    all);
 	uint64_t zero = all * m->zero / 1000;
 	uint64_t own = (all - zero) * (1000 - m->dup) / 1000;
@@ -242,13 +196,14 @@ static uint64_t run_content(const struct mix *m, uint64_t run, uint64_t all)
 		return 0;
 	place -= zero;
 	own += own == 0;
-	return 1 + (place < own ? place : mixed(place ^ m->seed << 32) % own);
+	return 1 +
+	       (place < own ? place : tool_mixed(place ^ m->seed << 32) % own);
 }
 
 static void fill_mix(const struct mix *m, size_t pages)
 {
 	ram_map(pages);
-	uint64_t runs = rp.pages / m->run, all = runs * m->guests;
+	uint64_t runs = rp.ram.pages / m->run, all = runs * m->guests;
 
 	for (size_t page = 0; page < runs * m->run; page++) {
 		uint64_t run = m->guest * runs + page / m->run;
@@ -258,7 +213,7 @@ static void fill_mix(const struct mix *m, size_t pages)
 			page_make(page, (m->seed << 48) + content * m->run +
 						page % m->run);
 		else
-			memset(page_at(page), 0, PAGE_BYTES);
+			memset(tool_page(&rp.ram, page), 0, PAGE_BYTES);
 		page_note(page);
 	}
 }
@@ -268,7 +223,8 @@ static void fill_mix(const struct mix *m, size_t pages)
 
 static void sleep_ns(uint64_t ns)
 {
-	struct timespec ts = {(time_t)(ns / SECOND_NS), (long)(ns % SECOND_NS)};
+	struct timespec ts = {(time_t)(ns / TOOL_SECOND_NS),
+			      (long)(ns % TOOL_SECOND_NS)};
 
 	while (clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, &ts) == EINTR)
 		;
@@ -276,14 +232,14 @@ static void sleep_ns(uint64_t ns)
 
 static uint64_t page_touch(size_t page, size_t word, bool write)
 {
-	_Atomic uint64_t *w = (void *)page_at(page);
-	uint64_t start = now_ns();
+	_Atomic uint64_t *w = (void *)tool_page(&rp.ram, page);
+	uint64_t start = tool_now_ns();
 
 	if (write)
 		atomic_fetch_add(&w[word], 0);
 	else
 		(void)atomic_load(&w[word]);
-	return now_ns() - start;
+	return tool_now_ns() - start;
 }
 
 static size_t page_random(uint64_t *state)
@@ -291,7 +247,7 @@ static size_t page_random(uint64_t *state)
 	size_t page;
 
 	do
-		page = random_next(state) % rp.pages;
+		page = tool_random_next(state) % rp.ram.pages;
 	while (rp.kind[page] == KIND_HOLE);
 	return page;
 }
@@ -304,11 +260,11 @@ static void *victim_main(void *arg)
 	(void)arg;
 	pthread_setname_np(pthread_self(), "victim");
 	while ((hz = rp.victim_hz) != 0) {
-		unsigned burst = hz / (SECOND_NS / VICTIM_NS);
+		unsigned burst = hz / (TOOL_SECOND_NS / VICTIM_NS);
 
 		for (unsigned i = 0; i < burst + !burst; i++) {
 			size_t page = page_random(&state);
-			uint64_t r = random_next(&state);
+			uint64_t r = tool_random_next(&state);
 			uint64_t ns =
 				page_touch(page, r >> 8 & 511, r % 32 == 0);
 
@@ -323,19 +279,19 @@ static void *victim_main(void *arg)
 
 static void *changer_main(void *arg)
 {
-	uint64_t state = mixed((uint64_t)getpid()), start = now_ns();
+	uint64_t state = tool_mixed((uint64_t)getpid()), start = tool_now_ns();
 	double due = 0;
 	unsigned ms;
 
 	(void)arg;
 	pthread_setname_np(pthread_self(), "changer");
 	while ((ms = rp.change_ms) != 0) {
-		due = (double)(now_ns() - start) / 1e6 / ms *
+		due = (double)(tool_now_ns() - start) / 1e6 / ms *
 		      (double)rp.changed_n;
 		while ((double)rp.changes < due) {
 			uint32_t page = rp.changed[rp.changes++ % rp.changed_n];
-			_Atomic uint64_t *w = (void *)page_at(page);
-			uint64_t r = random_next(&state);
+			_Atomic uint64_t *w = (void *)tool_page(&rp.ram, page);
+			uint64_t r = tool_random_next(&state);
 
 			atomic_store(&w[r & 511], r);
 		}
@@ -349,10 +305,10 @@ static void *changer_main(void *arg)
 
 static void announce(void)
 {
-	if (madvise(rp.ram, rp.pages * PAGE_BYTES, MADV_MERGEABLE) < 0)
-		fail("MADV_MERGEABLE");
-	if (madvise(rp.ram, rp.pages * PAGE_BYTES, MADV_DONTFORK) < 0)
-		fail("MADV_DONTFORK");
+	if (madvise(rp.ram.at, tool_ram_bytes(&rp.ram), MADV_MERGEABLE) < 0)
+		tool_fail("MADV_MERGEABLE");
+	if (madvise(rp.ram.at, tool_ram_bytes(&rp.ram), MADV_DONTFORK) < 0)
+		tool_fail("MADV_DONTFORK");
 	printf("announced\n");
 }
 
@@ -376,7 +332,7 @@ static void victim(unsigned hz)
 	rp.touches = rp.worst_ns = 0;
 	rp.victim_hz = hz;
 	if (hz && pthread_create(&rp.victim, NULL, victim_main, NULL))
-		fail("thread");
+		tool_fail("thread");
 }
 
 static void change(unsigned ms)
@@ -390,7 +346,7 @@ static void change(unsigned ms)
 	rp.change_ms = rp.changed_n ? ms : 0;
 	if (rp.change_ms &&
 	    pthread_create(&rp.changer, NULL, changer_main, NULL))
-		fail("thread");
+		tool_fail("thread");
 }
 
 /*
@@ -399,15 +355,16 @@ static void change(unsigned ms)
  */
 static bool page_is_merged(int pagemap, int flags, size_t page)
 {
-	uint64_t at = (uintptr_t)page_at(page) / PAGE_BYTES, entry, kpf;
+	uint64_t at = (uintptr_t)tool_page(&rp.ram, page) / PAGE_BYTES, entry,
+		 kpf;
 
 	if (pread(pagemap, &entry, 8, (off_t)(at * 8)) != 8)
-		fail("pagemap");
+		tool_fail("pagemap");
 	if (!(entry & PM_PRESENT) || (entry & PM_FILE))
 		return true;
 	at = entry & PM_PFN;
 	if (pread(flags, &kpf, 8, (off_t)(at * 8)) != 8)
-		fail("kpageflags");
+		tool_fail("kpageflags");
 	return kpf & (KPF_KSM | KPF_ZERO);
 }
 
@@ -418,8 +375,8 @@ static size_t merged_find(enum kind kind, uint32_t *found)
 	size_t n = 0;
 
 	if (pagemap < 0 || flags < 0)
-		fail("pagemap");
-	for (size_t page = 0; page < rp.pages; page++)
+		tool_fail("pagemap");
+	for (size_t page = 0; page < rp.ram.pages; page++)
 		if (rp.kind[page] == kind &&
 		    page_is_merged(pagemap, flags, page))
 			found[n++] = (uint32_t)page;
@@ -431,12 +388,12 @@ static size_t merged_find(enum kind kind, uint32_t *found)
 /* Spread evenly, so that they do not help each other. */
 static void pages_break(size_t most, enum kind kind)
 {
-	uint32_t *found = malloc(rp.pages * sizeof(*found));
+	uint32_t *found = malloc(rp.ram.pages * sizeof(*found));
 	struct histogram took = {0};
 	uint64_t worst = 0;
 
 	if (!found)
-		fail("memory");
+		tool_fail("memory");
 	size_t n = merged_find(kind, found);
 	size_t count = min_u64(n, most);
 	for (size_t i = 0; i < count; i++) {
@@ -533,8 +490,8 @@ int main(int argc, char **argv)
 		fill_mix(&o.mix, o.pages);
 	if (o.changed)
 		changed_read(o.changed);
-	printf("ready %jx %zu %zu\n", (uintmax_t)(uintptr_t)rp.ram,
-	       rp.pages * PAGE_BYTES, rp.filled);
+	printf("ready %jx %zu %zu\n", (uintmax_t)(uintptr_t)rp.ram.at,
+	       tool_ram_bytes(&rp.ram), rp.filled);
 	fflush(stdout);
 	while (fgets(line, sizeof(line), stdin))
 		command(line);

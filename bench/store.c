@@ -25,6 +25,7 @@
  * Swap pays for reclaim and page tables besides; it is the way those who use
  * zram or zswap pay.
  */
+#include "bench/lib/tool.h"
 #include "tmem/tmem.h"
 
 #include <errno.h>
@@ -74,15 +75,6 @@ struct worker {
 };
 
 static const struct tmem_oid oid = {{1, 0, 0}};
-
-static uint64_t random_next(uint64_t *state)
-{
-	uint64_t z = (*state += 0x9e3779b97f4a7c15u);
-
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-	return z ^ z >> 31;
-}
 
 static double now_s(clockid_t clock)
 {
@@ -403,7 +395,7 @@ static void latency(struct bench *b)
 	if (!took)
 		die("memory");
 	for (uint32_t i = 0; i < n; i++) {
-		uint32_t k = (uint32_t)(random_next(&b->seed) % n);
+		uint32_t k = (uint32_t)(tool_random_next(&b->seed) % n);
 		double start = now_s(CLOCK_MONOTONIC);
 
 		if (!get_one(b, k, buf))
@@ -423,10 +415,10 @@ static void latency(struct bench *b)
 /* A page that compresses to about its number of random bytes. */
 static void size_fill(unsigned char *page, uint64_t *state)
 {
-	uint64_t r = random_next(state) % PAGE_BYTES;
+	uint64_t r = tool_random_next(state) % PAGE_BYTES;
 
 	for (uint64_t i = 0; i < r; i++)
-		page[i] = (unsigned char)random_next(state);
+		page[i] = (unsigned char)tool_random_next(state);
 	memset(page + r, (int)(r & 0xff), PAGE_BYTES - r);
 }
 
@@ -451,7 +443,7 @@ static bool churn_put(struct bench *b, uint32_t i, const void *page)
 static void churn_page(struct bench *b, unsigned char *page, uint64_t r,
 		       uint64_t *state)
 {
-	uint64_t own = random_next(state);
+	uint64_t own = tool_random_next(state);
 
 	if (r % 4 == 1)
 		size_fill(page, state);
@@ -471,8 +463,8 @@ static void churn(struct bench *b)
 	uint64_t state = b->seed;
 
 	for (uint64_t n = 0; n < (uint64_t)b->count * CHURNS; n++) {
-		uint32_t i = (uint32_t)(random_next(&state) % b->count);
-		uint64_t r = random_next(&state);
+		uint32_t i = (uint32_t)(tool_random_next(&state) % b->count);
+		uint64_t r = tool_random_next(&state);
 		bool ok;
 
 		if (r % 4 == 0) {

@@ -31,6 +31,7 @@
  * hvd knows a VM by its process, so each guest has one: it shares our table of
  * descriptors, connects, and sleeps.
  */
+#include "bench/lib/tool.h"
 #include "sharing/hash.h"
 #include "sharing/wire.h"
 
@@ -58,7 +59,6 @@
 #define WITHIN_SAME 64
 #define OFFERS	    2048		       /* in a message */
 #define QUIET_NS    (UINT64_C(3) * 1000000000) /* over the 2 s of a gather */
-#define SECOND_NS   UINT64_C(1000000000)
 #define EVENTS	    64
 
 enum kind { KIND_ZERO, KIND_IMAGE, KIND_WITHIN, KIND_UNIQUE };
@@ -94,36 +94,13 @@ struct swarm {
 	} out, in;
 };
 
-_Noreturn static void fail(const char *what)
-{
-	fprintf(stderr, "swarm: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * SECOND_NS + (uint64_t)ts.tv_nsec;
-}
-
 static void *memory(size_t n, size_t bytes)
 {
 	void *p = calloc(n ? n : 1, bytes);
 
 	if (!p)
-		fail("memory");
+		tool_fail("memory");
 	return p;
-}
-
-/* splitmix64's end: every bit of the result depends on all of x. */
-static uint64_t mix(uint64_t x)
-{
-	x += UINT64_C(0x9e3779b97f4a7c15);
-	x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-	x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
-	return x ^ x >> 31;
 }
 
 /* ---- contents --------------------------------------------------------- */
@@ -137,7 +114,7 @@ static uint64_t place_of(const struct swarm *s, const struct guest *g,
 
 static enum kind kind_of(const struct swarm *s, uint64_t place)
 {
-	uint64_t draw = mix(s->seed ^ place / RUN_PAGES) % 100;
+	uint64_t draw = tool_mixed(s->seed ^ place / RUN_PAGES) % 100;
 
 	if (draw < ZERO_SHARE)
 		return KIND_ZERO;
@@ -162,11 +139,11 @@ static uint64_t content_of(const struct swarm *s, const struct guest *g,
 	if (kind_of(s, place) == KIND_IMAGE) {
 		at = g->number % s->images * s->pages + place;
 		*hash_out = &s->image_hash[at];
-		return mix(s->seed + 1) ^ at;
+		return tool_mixed(s->seed + 1) ^ at;
 	}
-	at = g->number * s->within + mix(place ^ s->seed) % s->within;
+	at = g->number * s->within + tool_mixed(place ^ s->seed) % s->within;
 	*hash_out = &s->within_hash[at];
-	return mix(s->seed + 2) ^ at;
+	return tool_mixed(s->seed + 2) ^ at;
 }
 
 /* HASH_NONE: a zero page. */
@@ -180,7 +157,8 @@ static uint64_t page_hash(const struct swarm *s, const struct guest *g,
 	if (kind == KIND_ZERO)
 		return HASH_NONE;
 	if (kind == KIND_UNIQUE)
-		return (mix((s->seed << 32) + g->number * s->pages + page) &
+		return (tool_mixed((s->seed << 32) + g->number * s->pages +
+				   page) &
 			HASH_MASK) |
 		       1;
 	name = content_of(s, g, place, &hash);
@@ -208,10 +186,10 @@ static bool message_send(struct swarm *s, const struct guest *g,
 	if (n < 0 && (errno == EAGAIN || errno == ENOBUFS || errno == EINTR))
 		return false;
 	if (n < 0)
-		fail("hvd ended a connection");
+		tool_fail("hvd ended a connection");
 	s->count.sent++;
 	if (type != WIRE_STATS)
-		s->active_ns = now_ns();
+		s->active_ns = tool_now_ns();
 	return true;
 }
 
@@ -295,7 +273,7 @@ static void wants_take(struct swarm *s, struct guest *g)
 		g->want_room = 2 * g->want_room + n;
 		g->want = realloc(g->want, g->want_room * sizeof(*want));
 		if (!g->want)
-			fail("memory");
+			tool_fail("memory");
 	}
 	for (i = 0; i < n; i++)
 		if (kind_of(s, place_of(s, g, want[i].page)) == KIND_UNIQUE)
@@ -324,7 +302,7 @@ static void messages_take(struct swarm *s, struct guest *g)
 	while ((n = recv(g->fd, &s->in, sizeof(s->in), MSG_DONTWAIT)) > 0) {
 		if (wire_check(WIRE_HVD, &s->in, (size_t)n)) {
 			errno = EPROTO;
-			fail("hvd");
+			tool_fail("hvd");
 		}
 		s->count.received++;
 		if (s->in.head.type == WIRE_WANT)
@@ -333,20 +311,20 @@ static void messages_take(struct swarm *s, struct guest *g)
 			grants_take(s, g);
 		else
 			continue;
-		s->active_ns = now_ns();
+		s->active_ns = tool_now_ns();
 	}
 	if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
 		errno = ECONNRESET;
-		fail("hvd ended a connection");
+		tool_fail("hvd ended a connection");
 	}
 }
 
 /* Answers and statistics before new offers. Did anything go out? */
 static bool guest_turn(struct swarm *s, struct guest *g)
 {
-	uint64_t now = now_ns();
+	uint64_t now = tool_now_ns();
 
-	if (now - g->stats_ns > SECOND_NS && stats_send(s, g))
+	if (now - g->stats_ns > TOOL_SECOND_NS && stats_send(s, g))
 		g->stats_ns = now;
 	if (g->wants)
 		return wants_answer(s, g);
@@ -368,13 +346,14 @@ static void swarm_run(struct swarm *s, uint64_t end)
 	bool busy;
 	uint32_t i;
 
-	s->active_ns = now_ns();
+	s->active_ns = tool_now_ns();
 	do {
 		busy = false;
 		for (i = 0; i < s->guests; i++)
 			busy |= guest_turn(s, &s->guest[i]);
 		events_take(s, busy ? 0 : 5);
-	} while (end ? now_ns() < end : now_ns() - s->active_ns < QUIET_NS);
+	} while (end ? tool_now_ns() < end
+		     : tool_now_ns() - s->active_ns < QUIET_NS);
 }
 
 /* ---- guests ----------------------------------------------------------- */
@@ -385,12 +364,12 @@ static void process_start(const struct sockaddr_un *addr, int fd)
 	long pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
 
 	if (pid < 0)
-		fail("clone");
+		tool_fail("clone");
 	if (pid)
 		return;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)))
-		fail("connect");
+		tool_fail("connect");
 	for (;;)
 		pause();
 }
@@ -412,15 +391,15 @@ static void guest_hello(struct swarm *s, struct guest *g, const char *domain)
 		(uint32_t)(sizeof(s->out.head) + sizeof(hello))};
 	while (send(g->fd, &s->out, s->out.head.bytes, MSG_NOSIGNAL) < 0)
 		if (errno != ENOTCONN || usleep(500))
-			fail("HELLO");
+			tool_fail("HELLO");
 	if (poll(&pfd, 1, 20000) != 1)
-		fail("no WELCOME");
+		tool_fail("no WELCOME");
 	/* Without room for descriptors: the kernel closes them. */
 	n = recv(g->fd, &s->in, sizeof(s->in), 0);
 	if (n < 0 || wire_check(WIRE_HVD, &s->in, (size_t)n) ||
 	    s->in.head.type != WIRE_WELCOME) {
 		errno = EPROTO;
-		fail("WELCOME");
+		tool_fail("WELCOME");
 	}
 	memcpy(&welcome, s->in.body, sizeof(welcome));
 	memcpy(s->secret, welcome.secret, sizeof(s->secret));
@@ -433,24 +412,24 @@ static void guest_start(struct swarm *s, uint32_t number,
 	struct epoll_event event = {.events = EPOLLIN, .data.ptr = g};
 
 	g->number = number;
-	g->turn = (uint32_t)(mix(s->seed + number) % (s->pages / RUN_PAGES) *
-			     RUN_PAGES);
+	g->turn = (uint32_t)(tool_mixed(s->seed + number) %
+			     (s->pages / RUN_PAGES) * RUN_PAGES);
 	g->at = s->pages;
 	g->kept = memory(s->keep, sizeof(*g->kept));
 	g->fd = socket(AF_UNIX, SOCK_SEQPACKET, 0);
 	if (g->fd < 0)
-		fail("socket");
+		tool_fail("socket");
 	process_start(addr, g->fd);
 	guest_hello(s, g, domain);
 	if (epoll_ctl(s->epoll, EPOLL_CTL_ADD, g->fd, &event))
-		fail("epoll");
+		tool_fail("epoll");
 }
 
 static void swarm_init(struct swarm *s)
 {
 	s->epoll = epoll_create1(0);
 	if (s->epoll < 0)
-		fail("epoll");
+		tool_fail("epoll");
 	s->within = s->pages * WITHIN / 100 / WITHIN_SAME + 1;
 	s->keep = s->pages / 20;
 	s->image_hash = memory(s->images * s->pages, sizeof(uint64_t));
@@ -464,7 +443,7 @@ static void step_report(struct swarm *s, const char *step, uint64_t start,
 			uint64_t idle_ns)
 {
 	const struct count *c = &s->count;
-	double seconds = (double)(now_ns() - start - idle_ns) / 1e9;
+	double seconds = (double)(tool_now_ns() - start - idle_ns) / 1e9;
 
 	printf("{\"step\": \"%s\", \"seconds\": %.3f, \"sent\": %" PRIu64
 	       ", \"received\": %" PRIu64 ", \"offers\": %" PRIu64
@@ -479,20 +458,20 @@ static void step_report(struct swarm *s, const char *step, uint64_t start,
 
 static void step_pass(struct swarm *s)
 {
-	uint64_t start = now_ns();
+	uint64_t start = tool_now_ns();
 	uint32_t i;
 
 	for (i = 0; i < s->guests; i++)
 		s->guest[i].at = 0;
 	swarm_run(s, 0);
-	step_report(s, "pass", start, now_ns() - s->active_ns);
+	step_report(s, "pass", start, tool_now_ns() - s->active_ns);
 }
 
 static void step_rest(struct swarm *s, unsigned seconds)
 {
-	uint64_t start = now_ns();
+	uint64_t start = tool_now_ns();
 
-	swarm_run(s, start + seconds * SECOND_NS);
+	swarm_run(s, start + seconds * TOOL_SECOND_NS);
 	step_report(s, "rest", start, 0);
 }
 
@@ -528,8 +507,8 @@ static void guest_churn(struct swarm *s, struct guest *g, size_t n)
 	for (i = 0; i < n; i++)
 		offer[i] = (struct wire_offer){
 			.page = from[i].page,
-			.hash = (mix(from[i].page * 1000003 + g->number +
-				     s->count.offers) &
+			.hash = (tool_mixed(from[i].page * 1000003 + g->number +
+					    s->count.offers) &
 				 HASH_MASK) |
 				1,
 			.was = page_hash(s, g, from[i].page)};
@@ -542,7 +521,7 @@ static void guest_churn(struct swarm *s, struct guest *g, size_t n)
 
 static void step_churn(struct swarm *s, unsigned permille)
 {
-	uint64_t start = now_ns(), each = s->pages * permille / 1000, done;
+	uint64_t start = tool_now_ns(), each = s->pages * permille / 1000, done;
 	uint32_t i;
 
 	for (done = 0; done < each; done += OFFERS)
@@ -550,7 +529,7 @@ static void step_churn(struct swarm *s, unsigned permille)
 			guest_churn(s, &s->guest[i],
 				    min_u64(OFFERS, each - done));
 	swarm_run(s, 0);
-	step_report(s, "churn", start, now_ns() - s->active_ns);
+	step_report(s, "churn", start, tool_now_ns() - s->active_ns);
 }
 
 static bool step_next(struct swarm *s)
@@ -575,7 +554,7 @@ int main(int argc, char **argv)
 {
 	static struct swarm s;
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	uint64_t start = now_ns();
+	uint64_t start = tool_now_ns();
 	uint32_t i;
 
 	if (argc != 7) {

@@ -46,7 +46,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "hv/base/types.h"
+#include "bench/lib/tool.h"
 
 #define OWN	     ((uint32_t)1 << 31)
 #define WRITTEN	     ((uint32_t)1 << 30)
@@ -57,7 +57,6 @@
 #define COLD_S	     6000
 #define VISIT_ROUNDS 2 /* over the page's words: 1.3 us */
 #define WAIT_NS	     2000
-#define SECOND_NS    1000000000u
 #define WORDS	     (PAGE_BYTES / sizeof(uint64_t))
 
 /* Of all passes since the last report. */
@@ -73,9 +72,9 @@ struct pages {
 };
 
 static struct {
-	uint8_t *ram;
+	struct tool_ram ram;
 	uint32_t *plan;
-	size_t pages;
+	size_t pages; /* of the plan */
 	uint8_t substitute[256];
 	uint64_t scale;
 
@@ -88,33 +87,6 @@ static struct {
 	struct tally tally; /* under the lock */
 } tn = {.scale = 1, .random = 1, .lock = PTHREAD_MUTEX_INITIALIZER};
 
-static uint64_t mixed(uint64_t z)
-{
-	z += 0x9e3779b97f4a7c15u;
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-	return z ^ z >> 31;
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * SECOND_NS + (uint64_t)ts.tv_nsec;
-}
-
-static _Noreturn void fail(const char *what)
-{
-	fprintf(stderr, "tenant: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static uint8_t *page_at(size_t page)
-{
-	return tn.ram + page * PAGE_BYTES;
-}
-
 /* ---- memory ---------------------------------------------------------------
  */
 
@@ -124,35 +96,22 @@ static void plan_read(const char *path)
 	struct stat st;
 
 	if (!f || fstat(fileno(f), &st) < 0)
-		fail(path);
+		tool_fail(path);
 	tn.pages = (size_t)st.st_size / sizeof(*tn.plan);
 	tn.plan = malloc(tn.pages * sizeof(*tn.plan) + 1);
 	if (!tn.plan ||
 	    fread(tn.plan, sizeof(*tn.plan), tn.pages, f) != tn.pages)
-		fail(path);
+		tool_fail(path);
 	fclose(f);
 }
 
-/* Whole chunks on chunk borders, as QEMU has it. */
-static size_t ram_map(void)
+static void ram_map(void)
 {
-	size_t bytes =
-		(tn.pages * PAGE_BYTES + CHUNK_BYTES - 1) & ~(CHUNK_BYTES - 1);
-	uint8_t *at = mmap(NULL, bytes + CHUNK_BYTES, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	if (at == MAP_FAILED)
-		fail("memory");
-	uintptr_t up = ((uintptr_t)at + CHUNK_BYTES - 1) & ~(CHUNK_BYTES - 1);
-	tn.ram = (uint8_t *)up;
-	if (tn.ram > at)
-		munmap(at, (size_t)(tn.ram - at));
-	munmap(tn.ram + bytes, (size_t)(at + CHUNK_BYTES - tn.ram));
-	if (madvise(tn.ram, bytes, MADV_MERGEABLE) < 0)
-		fail("MADV_MERGEABLE");
-	if (madvise(tn.ram, bytes, MADV_DONTFORK) < 0)
-		fail("MADV_DONTFORK");
-	return bytes;
+	tool_ram_map(&tn.ram, tn.pages);
+	if (madvise(tn.ram.at, tool_ram_bytes(&tn.ram), MADV_MERGEABLE) < 0)
+		tool_fail("MADV_MERGEABLE");
+	if (madvise(tn.ram.at, tool_ram_bytes(&tn.ram), MADV_DONTFORK) < 0)
+		tool_fail("MADV_DONTFORK");
 }
 
 static void substitute_set(unsigned shift)
@@ -168,11 +127,11 @@ static void page_fill(int fd, size_t page, unsigned shift)
 	off_t at = (off_t)(from & PAGE_MASK) * (off_t)PAGE_BYTES;
 
 	if (pread(fd, buf, sizeof(buf), at) != (ssize_t)sizeof(buf))
-		fail("reading captured memory");
+		tool_fail("reading captured memory");
 	if (shift && (from & OWN))
 		for (size_t i = 0; i < sizeof(buf); i++)
 			buf[i] = tn.substitute[buf[i]];
-	memcpy(page_at(page), buf, sizeof(buf));
+	memcpy(tool_page(&tn.ram, page), buf, sizeof(buf));
 }
 
 static void fill(const char *path, unsigned shift)
@@ -180,7 +139,7 @@ static void fill(const char *path, unsigned shift)
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 
 	if (fd < 0)
-		fail(path);
+		tool_fail(path);
 	substitute_set(shift);
 	for (size_t page = 0; page < tn.pages; page++)
 		page_fill(fd, page, shift);
@@ -194,7 +153,7 @@ static void pages_init(struct pages *p)
 {
 	p->at = malloc(tn.pages * sizeof(*p->at) + 1);
 	if (!p->at)
-		fail("memory");
+		tool_fail("memory");
 }
 
 static void pages_add(struct pages *p, size_t page)
@@ -214,13 +173,13 @@ static void sort_by_warmth(void)
 	for (size_t page = 0; page < tn.pages; page++)
 		written += !!(tn.plan[page] & WRITTEN);
 	for (size_t page = 0; page < tn.pages; page++) {
-		uint64_t r = mixed(page);
+		uint64_t r = tool_mixed(page);
 
 		if (tn.plan[page] & WRITTEN)
 			pages_add(&tn.written, page);
 		else if (r % tn.pages < written)
 			pages_add(&tn.read, page);
-		else if (mixed(r) % WARM_ONE_IN == 0)
+		else if (tool_mixed(r) % WARM_ONE_IN == 0)
 			pages_add(&tn.warm, page);
 		else
 			pages_add(&tn.cold, page);
@@ -254,15 +213,15 @@ static void compute(const void *page)
 
 static void visit(struct tally *t, size_t page, bool write)
 {
-	_Atomic uint64_t *w = (void *)page_at(page);
-	uint64_t start = now_ns();
+	_Atomic uint64_t *w = (void *)tool_page(&tn.ram, page);
+	uint64_t start = tool_now_ns();
 
 	if (write) /* always the same word: it goes on compressing alike */
-		atomic_store(&w[mixed(page) % WORDS], ++tn.random);
+		atomic_store(&w[tool_mixed(page) % WORDS], ++tn.random);
 	else
 		(void)atomic_load(&w[0]);
-	wait_count(t, now_ns() - start);
-	compute(page_at(page));
+	wait_count(t, tool_now_ns() - start);
+	compute(tool_page(&tn.ram, page));
 }
 
 /* So many of n, of which each comes once in `period` seconds. */
@@ -292,19 +251,20 @@ static void pass_other(struct tally *t)
 	for (size_t n = due(&tn.warm_due, tn.warm.n, WARM_S); n; n--)
 		visit(t, tn.warm.at[tn.warm_hand++ % tn.warm.n], false);
 	for (size_t n = due(&tn.cold_due, tn.cold.n, COLD_S); n; n--)
-		visit(t, tn.cold.at[mixed(++tn.random) % tn.cold.n], false);
+		visit(t, tn.cold.at[tool_mixed(++tn.random) % tn.cold.n],
+		      false);
 }
 
 static void pass(struct tally *t)
 {
-	uint64_t start = now_ns(), waited;
+	uint64_t start = tool_now_ns(), waited;
 
 	pass_hot(t);
 	waited = t->wait_ns;
-	t->hot_ns = now_ns() - start - waited;
-	start = now_ns();
+	t->hot_ns = tool_now_ns() - start - waited;
+	start = tool_now_ns();
 	pass_other(t);
-	t->other_ns = now_ns() - start - (t->wait_ns - waited);
+	t->other_ns = tool_now_ns() - start - (t->wait_ns - waited);
 }
 
 static void tally_add(const struct tally *one)
@@ -322,7 +282,7 @@ static void tally_add(const struct tally *one)
 /* A pass that took longer than a second is followed by the next at once. */
 static void *work_main(void *arg)
 {
-	uint64_t next = now_ns();
+	uint64_t next = tool_now_ns();
 
 	(void)arg;
 	pthread_setname_np(pthread_self(), "work");
@@ -332,9 +292,9 @@ static void *work_main(void *arg)
 
 		pass(&one);
 		tally_add(&one);
-		next = max_u64(next + SECOND_NS, now_ns());
-		ts = (struct timespec){(time_t)(next / SECOND_NS),
-				       (long)(next % SECOND_NS)};
+		next = max_u64(next + TOOL_SECOND_NS, tool_now_ns());
+		ts = (struct timespec){(time_t)(next / TOOL_SECOND_NS),
+				       (long)(next % TOOL_SECOND_NS)};
 		while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts,
 				       NULL) == EINTR)
 			;
@@ -396,14 +356,14 @@ int main(int argc, char **argv)
 	}
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	plan_read(o.plan);
-	size_t bytes = ram_map();
+	ram_map();
 	fill(o.ram, o.shift);
-	tn.random = mixed((uint64_t)getpid());
+	tn.random = tool_mixed((uint64_t)getpid());
 	sort_by_warmth();
 	if (pthread_create(&work, NULL, work_main, NULL))
-		fail("thread");
-	printf("ready %jx %zu %zu\n", (uintmax_t)(uintptr_t)tn.ram, bytes,
-	       tn.pages);
+		tool_fail("thread");
+	printf("ready %jx %zu %zu\n", (uintmax_t)(uintptr_t)tn.ram.at,
+	       tool_ram_bytes(&tn.ram), tn.pages);
 	fflush(stdout);
 	while (fgets(line, sizeof(line), stdin))
 		report();
