@@ -47,6 +47,7 @@ CORE_O   := $(BASE_O) $(call obj,$(call src,hv/mm) $(call src,sharing) \
 	    $(call src,hv/line))
 AGENT_O  := $(call obj,$(call src,hv/agent))
 DAEMON_O := $(call obj,$(filter-out hv/daemon/main.c,$(call src,hv/daemon)))
+MINI_O   := $(call obj,$(call src,guest-drivers/mini))
 LIBHV_O  := $(call obj,$(call src,hv/libhv))
 CTL_MAIN := hv/ctl/hv.c hv/ctl/tmem-ctl.c
 CTL_O    := $(call obj,$(filter-out $(CTL_MAIN),$(call src,hv/ctl)))
@@ -88,6 +89,9 @@ deps:
 # Chosen at run time, where the processor has it.
 $(OUT)/obj/sharing/hash_avx2.o: CFLAGS += -mavx2
 
+# A guest's compiler need know no later C.
+$(OUT)/obj/guest-drivers/mini/%.o: CFLAGS += -std=c99
+
 $(OUT)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
@@ -122,8 +126,12 @@ $(OUT)/libhv.a: $(LIBHV_O)
 $(OUT)/libctl.a: $(CTL_O)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
 
+# The guest's end of the line, for tests and benches to be a guest with.
+$(OUT)/libmini.a: $(MINI_O)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
 $(OUT)/tests/%: $(OUT)/obj/tests/unit/%.o $(SUPPORT_O) $(OUT)/libctl.a \
-		$(OUT)/libhv.a $(OUT)/libhvd.a $(LIBS)
+		$(OUT)/libhv.a $(OUT)/libhvd.a $(LIBS) $(OUT)/libmini.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS_CORE) -ljansson -linih -lsystemd \
 		-lmicrohttpd -lncurses -ltinfo -lcheck -lsubunit -lrt -lm

@@ -21,6 +21,7 @@ allow() { # layer "allowed folders"
 	done
 }
 allow hv/base ""
+allow guest-drivers/mini "../abi"
 allow tmem "hv/base"
 allow hv/line "hv/base tmem guest-drivers/abi"
 allow hv/mm "hv/base tmem"
