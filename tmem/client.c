@@ -100,6 +100,20 @@ int tmem_client_set(struct tmem_client *cl, uint32_t weight, uint64_t cap_bytes,
 	return 0;
 }
 
+void tmem_client_stats(const struct tmem_client *cl,
+		       struct tmem_client_stats *out)
+{
+	*out = (struct tmem_client_stats){
+		.bytes = atomic_load(&cl->bytes),
+		.bytes_ephemeral = atomic_load(&cl->bytes_ephemeral),
+		.cap_bytes = atomic_load(&cl->cap),
+		.reserve_bytes = atomic_load(&cl->reserve),
+		.weight = atomic_load(&cl->weight),
+		.compress = atomic_load(&cl->compress),
+		.frozen = atomic_load(&cl->frozen),
+	};
+}
+
 static unsigned auth_find(const struct tmem_client *cl, const uint8_t uuid[16])
 {
 	unsigned n = 0;

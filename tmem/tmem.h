@@ -97,6 +97,19 @@ void tmem_client_destroy(struct tmem_client *cl);
 int tmem_client_set(struct tmem_client *cl, uint32_t weight, uint64_t cap_bytes,
 		    uint64_t reserve_bytes, bool compress);
 
+/* A client's charge and its knobs, each as it is at some time of the call. */
+struct tmem_client_stats {
+	uint64_t bytes;		  /* what its cap is compared with */
+	uint64_t bytes_ephemeral; /* of them */
+	uint64_t cap_bytes;
+	uint64_t reserve_bytes;
+	uint32_t weight;
+	bool compress;
+	bool frozen;
+};
+void tmem_client_stats(const struct tmem_client *cl,
+		       struct tmem_client_stats *out);
+
 /*
  * May the client join the shared pool of this uuid? What it no longer may join
  * it leaves at once. -ENOSPC: too many.

@@ -145,6 +145,35 @@ START_TEST(cap_holds_on_every_put)
 }
 END_TEST
 
+START_TEST(client_tells_its_charge_and_knobs)
+{
+	struct tmem_client_stats st;
+	struct tmem_client *other;
+	int e, p;
+
+	start(0);
+	e = pool(TMEM_EPHEMERAL);
+	p = pool(TMEM_PERSISTENT);
+	ck_assert_int_eq(tmem_client_create(tm, "other", &other), 0);
+	ck_assert_int_eq(tmem_client_set(cl, 7, 1 << 20, 4096, false), 0);
+	ck_assert_int_eq(tmem_freeze(other, true), 0);
+	ck_assert_int_eq(tmem_put(cl, e, &oid, 1, page(1, 4096)), 0);
+	ck_assert_int_eq(tmem_put(cl, p, &oid, 1, page(2, 4096)), 0);
+	tmem_client_stats(cl, &st);
+	ck_assert_uint_gt(st.bytes_ephemeral, PAGE_BYTES);
+	ck_assert_uint_gt(st.bytes, st.bytes_ephemeral + PAGE_BYTES);
+	ck_assert_uint_lt(st.bytes, 3 * PAGE_BYTES);
+	ck_assert_uint_eq(st.cap_bytes, 1 << 20);
+	ck_assert_uint_eq(st.reserve_bytes, 4096);
+	ck_assert_uint_eq(st.weight, 7);
+	ck_assert(!st.compress && !st.frozen);
+	tmem_client_stats(other, &st);
+	ck_assert_uint_eq(st.bytes, 0);
+	ck_assert(st.compress && st.frozen);
+	stop();
+}
+END_TEST
+
 START_TEST(cap_takes_ephemeral_never_persistent)
 {
 	unsigned char got[PAGE_BYTES];
@@ -340,6 +369,7 @@ static void cases_add(Suite *suite)
 	tcase_add_test(tc, oldest_goes_first);
 	tcase_add_test(tc, pressure_divides_by_weight);
 	tcase_add_test(tc, reserve_is_spared_while_others_exceed_theirs);
+	tcase_add_test(tc, client_tells_its_charge_and_knobs);
 	tcase_add_test(tc, cap_holds_on_every_put);
 	tcase_add_test(tc, cap_takes_ephemeral_never_persistent);
 	tcase_add_test(tc, budget_takes_ephemeral_never_persistent);
