@@ -35,7 +35,7 @@
 #define EXTEND_MOST	2
 #define TRIAL_HURRY_NS	(5 * NS_PER_S)
 #define QUIET_ONE_IN	64 /* of a chunk's pages that are out: may return */
-#define EASE_TRIALS	8
+#define EASE_NS		TRIAL_NS
 #define IDLE_REST_NS	NS_PER_S
 #define BUSY_REST_NS	(NS_PER_S / 50)
 #define BRAKE_REST_NS	(20 * NS_PER_S)
@@ -118,7 +118,7 @@ static void trials_set(struct mm *mm, uint64_t len_ns, uint64_t now)
 
 /*
  * limit: promotions allowed, permille of the working set a minute; 0: any.
- * Trials get shorter again after EASE_TRIALS of them without a hit.
+ * Trials get shorter again every EASE_NS that the rate is below half of it.
  */
 static bool may_put(struct mm *mm, uint32_t limit, uint64_t now)
 {
@@ -134,8 +134,8 @@ static bool may_put(struct mm *mm, uint32_t limit, uint64_t now)
 		trials_set(mm, rc->trial_len_ns * 3 / 2, now);
 		return false;
 	}
-	if (now - rc->eased_ns > EASE_TRIALS * rc->trial_len_ns)
-		trials_set(mm, rc->trial_len_ns * 7 / 8, now);
+	if (rc->rate * 2 < (uint64_t)limit * 10 && now - rc->eased_ns > EASE_NS)
+		trials_set(mm, rc->trial_len_ns * 3 / 4, now);
 	return true;
 }
 

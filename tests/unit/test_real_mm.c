@@ -212,17 +212,22 @@ END_TEST
 
 #define MINUTE_NS ((uint64_t)61000000000)
 
-/* The first chunk, filled and cold, with the brake at its default. */
-static void chunk_put_on_trial(void)
+static void braked_target_set(void)
 {
 	struct mm_target target = {.resident_bytes = 1,
 				   .compress = true,
 				   .refault_permille_min = 2};
 
+	mm_target_set(machine.mm, &target);
+}
+
+/* The first chunk, filled and cold, with the brake at its default. */
+static void chunk_put_on_trial(void)
+{
 	for (size_t i = 0; i < CHUNK_PAGES; i++)
 		page_fill(machine_page(i), i);
 	machine_scan(5);
-	mm_target_set(machine.mm, &target);
+	braked_target_set();
 	mm_reclaim(machine.mm);
 }
 
@@ -275,6 +280,23 @@ START_TEST(brake_stops_compressing_but_not_trials)
 		mm_reclaim(machine.mm);
 	}
 	ck_assert_uint_ge(machine_stats().compressed_pages, CHUNK_PAGES);
+}
+END_TEST
+
+START_TEST(trials_get_shorter_while_nothing_comes_back)
+{
+	if (!machine_has_move())
+		return;
+	braked_target_set();
+	for (int minutes = 0; minutes < 3; minutes++) {
+		fault_host_clock_add(MINUTE_NS);
+		mm_reclaim(machine.mm);
+	}
+	chunk_put_on_trial();
+	ck_assert_uint_eq(machine_stats().held_pages, CHUNK_PAGES);
+	fault_host_clock_add(MINUTE_NS / 2);
+	mm_reclaim(machine.mm);
+	ck_assert_uint_eq(machine_stats().compressed_pages, CHUNK_PAGES);
 }
 END_TEST
 
@@ -603,6 +625,7 @@ static TCase *promises(const char *name, void (*start)(void))
 	tcase_add_test(tc, page_on_trial_comes_back_as_it_was);
 	tcase_add_test(tc, trial_is_extended_while_pages_come_back);
 	tcase_add_test(tc, brake_stops_compressing_but_not_trials);
+	tcase_add_test(tc, trials_get_shorter_while_nothing_comes_back);
 	tcase_add_test(tc, full_store_keeps_pages_in_memory);
 	tcase_add_test(tc, range_remove_brings_everything_back);
 	tcase_add_test(tc, no_write_is_lost_while_pages_are_taken);
