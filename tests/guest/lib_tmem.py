@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the tests of TMEM in real guests share: a guest with the driver, and
+the host's view of its pages.
+
+The guest is bench/lib/shell_guest.py's. By default QEMU runs under `hv qemu`,
+whose agent serves the line; with line=PATH it gets the device alone, and who
+listens on PATH serves it. The driver is not loaded at boot: tests do that
+(driver_load), since many of them are about when it comes and goes.
+
+Environment: TMEM_KERNEL (6.1), TMEM_LONG=1 for long forms.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import lib
+from lib import Failed, Skip, check, wait_for
+
+MIB = 1 << 20
+KERNEL = os.environ.get("TMEM_KERNEL", "6.1")
+LONG = os.environ.get("TMEM_LONG", "0") not in ("", "0")
+MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "dm_mod")
+PROGRAMS = ("hog", "verify", "records", "vandal", "storm")
+DRIVER = "/sys/bus/pci/drivers/tidepool_tmem"
+DEBUG = "/sys/kernel/debug/tidepool_tmem"
+
+
+def bench_module(name):
+    """bench/lib is a package named lib, as this folder's module is."""
+    if "benchlib" not in sys.modules:
+        folder = os.path.join(lib.ROOT, "bench", "lib")
+        spec = importlib.util.spec_from_file_location(
+            "benchlib", os.path.join(folder, "__init__.py"),
+            submodule_search_locations=[folder])
+        sys.modules["benchlib"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["benchlib"])
+    return importlib.import_module("benchlib." + name)
+
+
+shell_guest = bench_module("shell_guest")
+ShellError = shell_guest.ShellError
+
+
+def _rig(script):
+    """What a script of tests/rig prints for this kernel."""
+    r = subprocess.run([os.path.join(lib.ROOT, "tests/rig", script), KERNEL],
+                       stdout=subprocess.PIPE, text=True)
+    if r.returncode == 77:
+        raise Skip(f"{script} {KERNEL}: not to be had here")
+    check(r.returncode == 0, f"tests/rig/{script} {KERNEL} failed")
+    return r.stdout.strip().splitlines()[-1]
+
+
+_made = {}
+
+
+def boot_files(binaries=()):
+    """(folder of the kernel, initrd), made once a run of tests."""
+    key = (KERNEL, tuple(binaries))
+    if key not in _made:
+        kernel = _rig("kernel.sh")
+        out = os.path.join(lib.BUILD, "guest")
+        os.makedirs(out, exist_ok=True)
+        name = "-".join(["tmem", KERNEL, *map(os.path.basename, binaries)])
+        programs = {p: f"tests/guest/{p}.c" for p in PROGRAMS}
+        _made[key] = kernel, shell_guest.initrd_make(
+            shell_guest.Parts(kernel, programs=programs, modules=MODULES,
+                              kos=[_rig("module.sh")], load=False,
+                              binaries=["/sbin/dmsetup", *binaries]),
+            os.path.join(out, name + ".initrd"))
+    return _made[key]
+
+
+def disk_make(name, mib, files=None):
+    """A disk with an ext4 of that size, with what is in a folder; its path."""
+    path = os.path.join(lib.work, name + ".img")
+    with open(path, "wb") as f:
+        f.truncate(mib * MIB)
+    env = dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-F",
+                    "-E", "lazy_itable_init=0,lazy_journal_init=0",
+                    *(["-d", files] if files else []), path],
+                   check=True, env=env)
+    return path
+
+
+def fsck(path):
+    """The file system as it lies there, its journal replayed: is it clean?"""
+    env = dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    subprocess.run(["e2fsck", "-p", path], stdout=subprocess.PIPE, env=env)
+    r = subprocess.run(["e2fsck", "-fn", path], stdout=subprocess.PIPE,
+                       stderr=subprocess.STDOUT, text=True, env=env)
+    check(r.returncode == 0, f"e2fsck -fn {path}: {r.stdout[-2000:]}")
+
+
+class Machine:
+    """One guest; tmem and swap: the most its client may hold, and the size of
+    its swap device, in MiB."""
+
+    def __init__(self, name, hvd=None, ram=96, tmem=256, swap=192, disks=(),
+                 line=None, binaries=(), smp=1):
+        self.name = name
+        self.hvd = hvd
+        self.log = name + ".log"
+        self.console = os.path.join(lib.work, name + ".console")
+        kernel, initrd = boot_files(binaries)
+        path = os.path.join(lib.work, name + ".sh")
+        if os.path.exists(path):
+            os.unlink(path)
+        self.shell = shell_guest.Shell.listen(path, self.alive)
+        self.proc = None
+        argv = shell_guest.qemu_argv(name, kernel, initrd, ram, self.console,
+                                     path, smp)
+        for i, disk in enumerate(disks):
+            argv += shell_guest.disk_args(disk, f"d{i}")
+        argv, env = self._wrapped(argv, tmem, swap, line)
+        self.proc = lib.spawn(argv, self.log, env=env)
+        try:
+            self.shell.accept().ready()
+        except ShellError as e:
+            raise Failed(f"{name} did not boot: {e}\n"
+                         f"{lib.log_text(self.log)[-2000:]}\n"
+                         f"{lib.log_text(name + '.console')[-1000:]}")
+
+    def _wrapped(self, argv, tmem, swap, line):
+        if line:
+            return argv + ["-chardev", f"socket,path={line},id=tmem",
+                           "-device",
+                           "ivshmem-doorbell,chardev=tmem,vectors=3"], {}
+        env = {"TIDEPOOL_RUN_DIR": self.hvd.dir,
+               "TIDEPOOL_CONFIG": self.hvd.agent_conf,
+               "TIDEPOOL_AGENT": lib.built("libhvagent.so")}
+        front = [lib.built("hv"), "qemu", "--name", self.name,
+                 "--tmem", f"{tmem}M"]
+        if swap:
+            front += ["--tmem-swap", f"{swap}M"]
+        return front + ["--"] + argv, env
+
+    def alive(self):
+        return self.proc is None or self.proc.poll() is None
+
+    def kill(self):
+        """Power cut."""
+        self.proc.kill()
+        self.proc.wait()
+
+    # ---- the guest's side ----
+
+    def run(self, command, seconds=60):
+        try:
+            return self.shell.run(command, seconds)
+        except ShellError as e:
+            raise Failed(f"{self.name}: {e}\n{self.last_words()}")
+
+    def last_words(self):
+        return lib.log_text(self.name + ".console")[-1500:]
+
+    def driver_load(self, swap=True):
+        """insmod; and its device is there, if there is to be one."""
+        self.run("insmod /kos/tidepool_tmem.ko", 30)
+        if swap:
+            wait_for(f"{self.name}: /dev/tmemswap0",
+                     lambda: self.shell.ask("test -b /dev/tmemswap0")[0] == 0,
+                     15)
+        return self
+
+    def swap_on(self):
+        self.run("mkswap /dev/tmemswap0 && swapon -p 100 /dev/tmemswap0")
+        return self
+
+    def swap_used_kib(self):
+        return sum(int(line.split()[3]) for line in
+                   self.run("cat /proc/swaps").splitlines()[1:])
+
+    def cache_on(self, disk, name="cached"):
+        """The target over a disk; the path of what to mount."""
+        sectors = int(self.run(f"cat /sys/class/block/{disk}/size"))
+        self.run("dmsetup --noudevrules --noudevsync create "
+                 f"{name} --table '0 {sectors} tmem-cache /dev/{disk}'")
+        return "/dev/" + self.run(f"cd /sys/block; grep -lx {name} dm-*/dm/name"
+                                  ).split("/")[0]
+
+    def counters(self):
+        """The driver's counters, by the names of struct line_stats."""
+        found = {}
+        for line in self.run(f"cat {DEBUG}/stats").splitlines():
+            words = line.replace(":", " ").split()
+            if len(words) == 2 and words[1].lstrip("-").isdigit():
+                found[words[0]] = int(words[1])
+        return found
+
+    def kernel_is_fine(self):
+        """Nothing in its log that a kernel says when it is in trouble."""
+        text = lib.log_text(self.name + ".console") + self.run("dmesg")
+        for word in ("BUG:", "Oops", "blocked for more than", "WARNING:",
+                     "soft lockup", "general protection"):
+            bad = [ln for ln in text.splitlines() if word in ln]
+            check(not bad, f"{self.name}: its kernel said {bad[:3]}")
+
+    # ---- the host's side ----
+
+    def host(self):
+        """What the host says of the guest's client."""
+        vm = self.hvd.vm(self.name)
+        check(vm and "tmem" in vm, f"hvd says nothing of {self.name}'s TMEM")
+        return vm["tmem"]
+
+    def host_pages(self):
+        return self.host()["pages"]
