@@ -27,6 +27,7 @@ static void client_init(struct tmem_client *cl, struct tmem *tm,
 	name_copy(cl->name, name);
 	atomic_init(&cl->weight, TMEM_WEIGHT_NORMAL);
 	atomic_init(&cl->compress, true);
+	atomic_init(&cl->lent, UINT64_MAX);
 	lock_init(&cl->lock, LOCK_CLIENT);
 	lock_init(&cl->age_lock, LOCK_AGE);
 	for (uint32_t id = 0; id < TMEM_POOLS_MAX; id++) {
@@ -108,10 +109,30 @@ void tmem_client_stats(const struct tmem_client *cl,
 		.bytes_ephemeral = atomic_load(&cl->bytes_ephemeral),
 		.cap_bytes = atomic_load(&cl->cap),
 		.reserve_bytes = atomic_load(&cl->reserve),
+		.lent_bytes = atomic_load(&cl->lent),
+		.pages_ephemeral = atomic_load(&cl->pages[KIND_EPHEMERAL]),
+		.pages_persistent = atomic_load(&cl->pages[KIND_PERSISTENT]),
 		.weight = atomic_load(&cl->weight),
 		.compress = atomic_load(&cl->compress),
 		.frozen = atomic_load(&cl->frozen),
 	};
+	for (unsigned why = 0; why < TMEM_EVICT_WHYS; why++)
+		out->evicted[why] = atomic_load(&cl->evicted[why]);
+	for (unsigned id = 0; id < TMEM_POOLS_MAX; id++)
+		out->pool[id] = atomic_load(&cl->slot[id].kind);
+}
+
+int tmem_client_lend(struct tmem_client *cl, uint64_t bytes)
+{
+	uint64_t was;
+
+	if (!cl)
+		return -EINVAL;
+	was = atomic_exchange(&cl->lent, bytes);
+	evict_to_cap(cl);
+	if (bytes < was)
+		pack_trim(&cl->tm->pack); /* the host waits for it */
+	return 0;
 }
 
 static unsigned auth_find(const struct tmem_client *cl, const uint8_t uuid[16])
@@ -187,18 +208,29 @@ int tmem_freeze(struct tmem_client *cl, bool on)
 	return 0;
 }
 
+/* Adds to a sum that may not come above most. */
+static int sum_add(_Atomic uint64_t *sum, uint64_t bytes, uint64_t most)
+{
+	uint64_t now = atomic_load(sum);
+
+	do {
+		if (now > most || bytes > most - now)
+			return -EDQUOT;
+	} while (!atomic_compare_exchange_weak(sum, &now, now + bytes));
+	return 0;
+}
+
 int client_charge(struct tmem_client *cl, enum pool_kind kind, uint64_t bytes)
 {
 	uint64_t cap = atomic_load(&cl->cap);
-	uint64_t now = atomic_load(&cl->bytes);
+	int rc = sum_add(&cl->bytes, bytes, cap ? cap : UINT64_MAX);
 
-	do {
-		if (cap && (now > cap || bytes > cap - now))
-			return -EDQUOT;
-	} while (!atomic_compare_exchange_weak(&cl->bytes, &now, now + bytes));
-	if (kind == KIND_EPHEMERAL)
-		atomic_fetch_add(&cl->bytes_ephemeral, bytes);
-	return 0;
+	if (rc || kind != KIND_EPHEMERAL)
+		return rc;
+	rc = sum_add(&cl->bytes_ephemeral, bytes, atomic_load(&cl->lent));
+	if (rc)
+		atomic_fetch_sub(&cl->bytes, bytes);
+	return rc;
 }
 
 void client_recharge(struct tmem_client *cl, enum pool_kind kind,

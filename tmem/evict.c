@@ -7,7 +7,7 @@
  *
  * (sums over clients that have ephemeral pages at all), its oldest page first.
  * A client within its reserve is passed over while another exceeds its own.
- * A client at its cap drops its own.
+ * A client at its cap, or at what the host lends it, drops its own.
  *
  * A victim's shard is known only from its place in the list, and a shard's
  * lock comes before the list's: so look, lock the shard, and look again.
@@ -80,7 +80,7 @@ static struct tmem_client *victim_choose(const struct tmem *tm)
 
 /* Drops the page if it is still the client's oldest. Returns bytes freed. */
 static uint64_t drop_if_oldest(struct tmem_client *cl, struct shard *s,
-			       uint32_t word)
+			       uint32_t word, enum tmem_evict_why why)
 {
 	uint64_t before = shard_charged(s);
 	unsigned n = 0;
@@ -92,11 +92,12 @@ static uint64_t drop_if_oldest(struct tmem_client *cl, struct shard *s,
 	leaf = word_leaf(s->tm, word);
 	page_drop(s, leaf, word - word_unit(leaf, 0));
 	s->stats.evictions++;
+	atomic_fetch_add_explicit(&cl->evicted[why], 1, memory_order_relaxed);
 	return before - shard_charged(s);
 }
 
 /* Returns bytes freed; 0: the client has no ephemeral page. */
-static uint64_t evict_oldest(struct tmem_client *cl)
+static uint64_t evict_oldest(struct tmem_client *cl, enum tmem_evict_why why)
 {
 	uint64_t freed = 0;
 
@@ -108,14 +109,14 @@ static uint64_t evict_oldest(struct tmem_client *cl)
 		if (!word)
 			break;
 		lock_take(&s->lock);
-		freed = drop_if_oldest(cl, s, word);
+		freed = drop_if_oldest(cl, s, word, why);
 		lock_drop(&s->lock);
 	}
 	return freed;
 }
 
 /* Lock: clients. Returns bytes freed; 0: no ephemeral page in the store. */
-static uint64_t evict_furthest(const struct tmem *tm)
+static uint64_t evict_furthest(const struct tmem *tm, enum tmem_evict_why why)
 {
 	uint64_t freed = 0;
 	struct tmem_client *victim;
@@ -125,7 +126,7 @@ static uint64_t evict_furthest(const struct tmem *tm)
 		victim = victim_choose(tm);
 		if (!victim)
 			break;
-		freed = evict_oldest(victim);
+		freed = evict_oldest(victim, why);
 	}
 	return freed;
 }
@@ -138,7 +139,7 @@ static bool evict_for_budget(struct tmem *tm)
 	pack_trim(&tm->pack);
 	for (;;) {
 		lacks = budget_lacks(&tm->budget, PUT_ROOM);
-		if (!lacks || !evict_furthest(tm))
+		if (!lacks || !evict_furthest(tm, TMEM_EVICT_BUDGET))
 			break;
 	}
 	clients_drop(tm);
@@ -153,15 +154,34 @@ static bool is_over_cap(const struct tmem_client *cl, uint64_t more)
 	return cap && (bytes > cap || more > cap - bytes);
 }
 
+static bool is_over_lent(const struct tmem_client *cl, uint64_t more)
+{
+	uint64_t lent = atomic_load(&cl->lent);
+	uint64_t bytes = ephemeral_of(cl);
+
+	return bytes > lent || more > lent - bytes;
+}
+
+/* Within both bounds, with room for so much more? */
+static bool evict_within(struct tmem_client *cl, uint64_t more)
+{
+	for (;;) {
+		enum tmem_evict_why why = is_over_cap(cl, more)
+						  ? TMEM_EVICT_CAP
+						  : TMEM_EVICT_LENT;
+
+		if (why == TMEM_EVICT_LENT && !is_over_lent(cl, more))
+			return true;
+		if (!evict_oldest(cl, why))
+			return false;
+	}
+}
+
 static bool evict_for_cap(struct tmem_client *cl)
 {
-	uint64_t more = PAGE_BYTES + sizeof(struct pack_head) +
-			sizeof(struct leaf_ephemeral) + sizeof(struct object);
-
-	while (is_over_cap(cl, more))
-		if (!evict_oldest(cl))
-			return false;
-	return true;
+	return evict_within(cl, PAGE_BYTES + sizeof(struct pack_head) +
+					sizeof(struct leaf_ephemeral) +
+					sizeof(struct object));
 }
 
 bool evict_for_put(struct tmem_client *cl, int rc)
@@ -175,8 +195,7 @@ bool evict_for_put(struct tmem_client *cl, int rc)
 
 void evict_to_cap(struct tmem_client *cl)
 {
-	while (is_over_cap(cl, 0) && evict_oldest(cl))
-		;
+	evict_within(cl, 0);
 }
 
 uint64_t evict_bytes(struct tmem *tm, uint64_t bytes)
@@ -186,7 +205,7 @@ uint64_t evict_bytes(struct tmem *tm, uint64_t bytes)
 
 	clients_take(tm, CLIENTS_READ);
 	while (freed < bytes) {
-		one = evict_furthest(tm);
+		one = evict_furthest(tm, TMEM_EVICT_FLUSH);
 		if (!one)
 			break;
 		freed += one;

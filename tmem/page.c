@@ -104,6 +104,8 @@ static void page_leave(struct shard *s, const struct spot *spot, uint64_t word)
 	if (spot->kind == KIND_EPHEMERAL)
 		age_remove(spot->cl, spot->name);
 	page_count(s, spot->kind, pack_word_tag(word), UINT64_MAX);
+	atomic_fetch_sub_explicit(&spot->cl->pages[spot->kind], 1,
+				  memory_order_relaxed);
 }
 
 static void page_enter(struct shard *s, const struct spot *spot,
@@ -112,6 +114,8 @@ static void page_enter(struct shard *s, const struct spot *spot,
 	if (spot->kind == KIND_EPHEMERAL)
 		age_append(spot->cl, spot->name);
 	page_count(s, spot->kind, item->tag, 1);
+	atomic_fetch_add_explicit(&spot->cl->pages[spot->kind], 1,
+				  memory_order_relaxed);
 }
 
 /* The place's object is gone. */

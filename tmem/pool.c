@@ -33,6 +33,16 @@ void pool_show(struct pool_slot *slot, struct tmem_pool *pool)
 {
 	atomic_store(&slot->name, pool->name);
 	atomic_store(&slot->pool, pool);
+	atomic_store(&slot->kind, !pool->cl ? TMEM_POOL_SHARED
+				  : pool->kind == KIND_PERSISTENT
+					  ? TMEM_POOL_PERSISTENT
+					  : TMEM_POOL_EPHEMERAL);
+}
+
+void pool_hide(struct pool_slot *slot)
+{
+	atomic_store(&slot->pool, NULL);
+	atomic_store(&slot->kind, TMEM_POOL_NONE);
 }
 
 static int slot_find(const struct tmem_client *cl)
@@ -129,7 +139,7 @@ void pool_end(struct tmem_client *cl, struct pool_slot *slot)
 		shared_leave(cl, slot);
 		return;
 	}
-	atomic_store(&slot->pool, NULL);
+	pool_hide(slot);
 	pool_clear(pool);
 }
 

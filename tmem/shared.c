@@ -147,7 +147,7 @@ void shared_leave(struct tmem_client *cl, struct pool_slot *slot)
 	struct tmem *tm = cl->tm;
 
 	LOCK_ASSERT(LOCK_CLIENT);
-	atomic_store(&slot->pool, NULL);
+	pool_hide(slot);
 	for (unsigned n = 0; n < tm->shards; n++) {
 		lock_take(&tm->shard[n].lock);
 		member_clear_shard(sp, &tm->shard[n], slot->member);

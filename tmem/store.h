@@ -107,7 +107,8 @@ struct tmem_pool {
 struct pool_slot {
 	_Atomic(struct tmem_pool *) pool; /* NULL: nothing */
 	_Atomic uint64_t name;
-	uint8_t member; /* this client's number in a shared pool */
+	_Atomic uint8_t kind; /* enum tmem_pool_kind */
+	uint8_t member;	      /* this client's number in a shared pool */
 };
 
 struct shared_pool {
@@ -151,6 +152,9 @@ struct tmem_client {
 	_Atomic bool frozen;
 	_Atomic uint64_t bytes; /* charged, both kinds */
 	_Atomic uint64_t bytes_ephemeral;
+	_Atomic uint64_t lent;
+	_Atomic uint64_t pages[KINDS];
+	_Atomic uint64_t evicted[TMEM_EVICT_WHYS];
 	struct lock lock;
 	_Atomic bool moving; /* a save or restore is under way */
 	bool restoring;	     /* lock: client */
@@ -237,6 +241,7 @@ void pool_clear(struct tmem_pool *pool);
 /* Gives the pool a name and the slot the pool. Lock: client. */
 void pool_name(struct tmem_pool *pool);
 void pool_show(struct pool_slot *slot, struct tmem_pool *pool);
+void pool_hide(struct pool_slot *slot);
 
 /*
  * The shared pool of this uuid for a slot that is free, made if nobody is in
@@ -254,7 +259,7 @@ struct tmem_client *shared_member(struct tmem_pool *pool, uint8_t member);
 /* Lock: client. */
 bool client_is_authorised(const struct tmem_client *cl, const uint8_t uuid[16]);
 
-/* Charges the client. -EDQUOT: over its cap. */
+/* Charges the client. -EDQUOT: over its cap or what it is lent. */
 MUST_CHECK int client_charge(struct tmem_client *cl, enum pool_kind kind,
 			     uint64_t bytes);
 void client_uncharge(struct tmem_client *cl, enum pool_kind kind,
@@ -359,7 +364,7 @@ MUST_CHECK int age_check(struct tmem_client *cl);
  */
 bool evict_for_put(struct tmem_client *cl, int rc);
 
-/* Drops the client's oldest until it is within its cap. */
+/* Drops the client's oldest until it is within its cap and what it is lent. */
 void evict_to_cap(struct tmem_client *cl);
 
 /* As tmem_flush. */

@@ -97,15 +97,45 @@ void tmem_client_destroy(struct tmem_client *cl);
 int tmem_client_set(struct tmem_client *cl, uint32_t weight, uint64_t cap_bytes,
 		    uint64_t reserve_bytes, bool compress);
 
+/*
+ * The most bytes of the client's ephemeral pages, its cap apart: what the host
+ * lends it for now. UINT64_MAX, as a client begins: no bound. What is above it
+ * is dropped, oldest first, before this returns.
+ */
+int tmem_client_lend(struct tmem_client *cl, uint64_t bytes);
+
+/* What one of a client's pools is; 0: no pool has this id. */
+enum tmem_pool_kind {
+	TMEM_POOL_NONE,
+	TMEM_POOL_EPHEMERAL,
+	TMEM_POOL_PERSISTENT,
+	TMEM_POOL_SHARED,
+	TMEM_POOL_KINDS
+};
+
+/* Why an ephemeral page was dropped. */
+enum tmem_evict_why {
+	TMEM_EVICT_CAP,	   /* its client was at its own cap */
+	TMEM_EVICT_LENT,   /* the host lends its client no more than this */
+	TMEM_EVICT_BUDGET, /* a put, of whatever client, needed room */
+	TMEM_EVICT_FLUSH,  /* tmem_flush */
+	TMEM_EVICT_WHYS
+};
+
 /* A client's charge and its knobs, each as it is at some time of the call. */
 struct tmem_client_stats {
 	uint64_t bytes;		  /* what its cap is compared with */
 	uint64_t bytes_ephemeral; /* of them */
 	uint64_t cap_bytes;
 	uint64_t reserve_bytes;
+	uint64_t lent_bytes; /* see tmem_client_lend */
+	uint64_t pages_ephemeral;
+	uint64_t pages_persistent;
+	uint64_t evicted[TMEM_EVICT_WHYS]; /* pages, ever */
 	uint32_t weight;
 	bool compress;
 	bool frozen;
+	uint8_t pool[TMEM_POOLS_MAX]; /* enum tmem_pool_kind */
 };
 void tmem_client_stats(const struct tmem_client *cl,
 		       struct tmem_client_stats *out);

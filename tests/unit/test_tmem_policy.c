@@ -174,6 +174,90 @@ START_TEST(client_tells_its_charge_and_knobs)
 }
 END_TEST
 
+static struct tmem_client_stats client_now(void)
+{
+	struct tmem_client_stats st;
+
+	tmem_client_stats(cl, &st);
+	return st;
+}
+
+START_TEST(what_is_lent_comes_back_at_once)
+{
+	const uint64_t lent = 40 * PAGE_BYTES;
+	int e, p;
+
+	start(0);
+	e = pool(TMEM_EPHEMERAL);
+	p = pool(TMEM_PERSISTENT);
+	for (uint32_t i = 0; i < 100; i++) {
+		ck_assert_int_eq(tmem_put(cl, e, &oid, i, page(i, 4096)), 0);
+		ck_assert_int_eq(tmem_put(cl, p, &oid, i, page(i, 4096)), 0);
+	}
+	ck_assert_uint_eq(client_now().lent_bytes, UINT64_MAX);
+	ck_assert_int_eq(tmem_client_lend(cl, lent), 0);
+	ck_assert_uint_le(client_now().bytes_ephemeral, lent);
+	ck_assert_uint_gt(client_now().bytes_ephemeral, lent - 2 * PAGE_BYTES);
+	ck_assert_uint_eq(client_now().pages_ephemeral +
+				  client_now().evicted[TMEM_EVICT_LENT],
+			  100);
+	expect_miss(cl, e, 0);
+	expect(cl, e, 99, 99, 4096);
+	/* The oldest make room for new ones. */
+	for (uint32_t i = 200; i < 300; i++) {
+		ck_assert_int_eq(tmem_put(cl, e, &oid, i, page(i, 4096)), 0);
+		ck_assert_uint_le(client_now().bytes_ephemeral, lent);
+	}
+	expect(cl, e, 299, 299, 4096);
+	/* Nothing lent: nothing stored; what must be kept is kept. */
+	ck_assert_int_eq(tmem_client_lend(cl, 0), 0);
+	ck_assert_uint_eq(client_now().pages_ephemeral, 0);
+	ck_assert_uint_eq(client_now().bytes_ephemeral, 0);
+	ck_assert_int_eq(tmem_put(cl, e, &oid, 1, page(1, 4096)), -ENOMEM);
+	ck_assert_int_eq(tmem_put(cl, p, &oid, 500, page(1, 4096)), 0);
+	ck_assert_uint_eq(client_now().pages_persistent, 101);
+	ck_assert_int_eq(tmem_client_lend(cl, UINT64_MAX), 0);
+	ck_assert_int_eq(tmem_put(cl, e, &oid, 1, page(1, 4096)), 0);
+	for (uint32_t i = 0; i < 100; i++)
+		expect(cl, p, i, i, 4096);
+	stop();
+}
+END_TEST
+
+START_TEST(client_tells_its_pools_and_why_pages_went)
+{
+	static const uint8_t uuid[16] = {7};
+	int e, p, s;
+
+	start(0);
+	e = pool(TMEM_EPHEMERAL);
+	p = pool(TMEM_PERSISTENT);
+	ck_assert_int_eq(tmem_client_auth(cl, uuid, true), 0);
+	s = tmem_pool_create(cl, TMEM_SHARED, uuid);
+	ck_assert_int_ge(s, 0);
+	ck_assert_uint_eq(client_now().pool[e], TMEM_POOL_EPHEMERAL);
+	ck_assert_uint_eq(client_now().pool[p], TMEM_POOL_PERSISTENT);
+	ck_assert_uint_eq(client_now().pool[s], TMEM_POOL_SHARED);
+	ck_assert_uint_eq(client_now().pool[TMEM_POOLS_MAX - 1],
+			  TMEM_POOL_NONE);
+	for (uint32_t i = 0; i < 10; i++) {
+		ck_assert_int_eq(tmem_put(cl, e, &oid, i, page(i, 4096)), 0);
+		ck_assert_int_eq(tmem_put(cl, s, &oid, i, page(i + 50, 4096)),
+				 0);
+	}
+	ck_assert_uint_eq(client_now().pages_ephemeral, 20);
+	ck_assert_int_eq(tmem_client_set(cl, 1, 12 * PAGE_BYTES, 0, true), 0);
+	ck_assert_uint_ge(client_now().evicted[TMEM_EVICT_CAP], 8);
+	ck_assert_uint_gt(tmem_flush(tm, 1), 0);
+	ck_assert_uint_eq(client_now().evicted[TMEM_EVICT_FLUSH], 1);
+	ck_assert_int_eq(tmem_client_auth(cl, uuid, false), 0);
+	ck_assert_uint_eq(client_now().pool[s], TMEM_POOL_NONE);
+	ck_assert_int_eq(tmem_pool_destroy(cl, p), 0);
+	ck_assert_uint_eq(client_now().pool[p], TMEM_POOL_NONE);
+	stop();
+}
+END_TEST
+
 START_TEST(cap_takes_ephemeral_never_persistent)
 {
 	unsigned char got[PAGE_BYTES];
@@ -370,6 +454,8 @@ static void cases_add(Suite *suite)
 	tcase_add_test(tc, pressure_divides_by_weight);
 	tcase_add_test(tc, reserve_is_spared_while_others_exceed_theirs);
 	tcase_add_test(tc, client_tells_its_charge_and_knobs);
+	tcase_add_test(tc, what_is_lent_comes_back_at_once);
+	tcase_add_test(tc, client_tells_its_pools_and_why_pages_went);
 	tcase_add_test(tc, cap_holds_on_every_put);
 	tcase_add_test(tc, cap_takes_ephemeral_never_persistent);
 	tcase_add_test(tc, budget_takes_ephemeral_never_persistent);
