@@ -16,7 +16,7 @@ import time
 import lib
 from lib import Hvd, check, said, say, wait_for
 
-DISK_MIB = 24
+DISK_MIB = 16
 # In the order of their needs.
 MODULES = ("virtio_ring", "virtio", "virtio_pci_modern_dev",
            "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk")
@@ -106,10 +106,10 @@ def run(aio):
     proc = lib.spawn(argv, "reader.log", env=env)
     hvd.wait_managed("reader")
     wait_for("the first round", lambda: rounds(console), 60)
-    hvd.call("set", vm="reader", limit_bytes=48 << 20)
+    hvd.call("set", vm="reader", limit_bytes=40 << 20)
     before = len(rounds(console))
-    wait_for("ten rounds under a low limit",
-             lambda: len(rounds(console)) >= before + 10, 120)
+    wait_for("six rounds under a low limit",
+             lambda: len(rounds(console)) >= before + 6, 120)
     mm = hvd.mm("reader")
     wrong = [r for r in rounds(console) if r != [md5] * 3]
     check(not wrong, f"{len(wrong)} rounds read something else: {wrong[:3]}")
