@@ -127,20 +127,25 @@ static int property_get(struct balloon *b, const char *property, enum step step)
 			    step);
 }
 
+static double smaller(double a, double b)
+{
+	return a < b ? a : b;
+}
+
+/*
+ * What is on its way into the balloon counts as taken, until the guest says how
+ * much it is: who deflates right after this must see that there is something.
+ */
 static int move_to(struct balloon *b, double bytes)
 {
 	b->moved_at = b->stats_at;
+	b->actual = smaller(b->actual, bytes);
 	return request_send(b, "balloon",
 			    json_pack("{s:I}", "value", (json_int_t)bytes),
 			    STEP_MOVE);
 }
 
 /* ---- how much --------------------------------------------------------- */
-
-static double smaller(double a, double b)
-{
-	return a < b ? a : b;
-}
 
 /* Statistics are known, and newer than what we last did. */
 static int decide_take(struct balloon *b)

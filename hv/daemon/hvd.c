@@ -100,6 +100,8 @@ static int soon_event(sd_event_source *source, uint64_t us, void *arg)
 	hvd->soon_armed = false;
 	link_waiting_retry(hvd);
 	steer_round(hvd);
+	/* Up to a second of shortage, or of a guest kept short for nothing. */
+	steer_balloons(hvd);
 	return 0;
 }
 
