@@ -196,7 +196,7 @@ def compression(job):
 def refaults(first, last, seconds):
     """Permille of the working set a minute, from the counters."""
     count = sum(last.total(n) - first.total(n)
-                for n in ("faults_compressed", "faults_swapped"))
+                for n in ("faults_compressed", "ahead_pages", "faults_swapped"))
     pages = sum(last.total(n) for n in ("private_pages", "shared_pages",
                                         "held_pages"))
     return 1000 * count * 60 / seconds / max(1, pages)

@@ -30,7 +30,8 @@
 #include <stdatomic.h>
 
 #define FAULT_THREADS_MAX 8
-#define AGE_COLD	  3 /* scans without a change */
+#define AGE_COLD	  3  /* scans without a change */
+#define AHEAD_MAX	  16 /* pages brought back beside one waited for */
 
 struct mm_count {
 #define FIELD(name, unit, help) _Atomic uint64_t name;
@@ -54,7 +55,7 @@ struct fault_thread {
 	bool away;	     /* has a fault and may sleep: not watching */
 	bool parked;	     /* under watch_lock */
 	pthread_cond_t call; /* leaves its park */
-	uint8_t page[4096] __attribute__((aligned(4096)));
+	uint8_t page[AHEAD_MAX * 4096] __attribute__((aligned(4096)));
 };
 
 struct reclaim {
@@ -244,6 +245,15 @@ int fault_copy_in(struct mm *mm, void *to, const void *from, size_t bytes);
  */
 int fault_bring_back(struct mm *mm, const struct spot *s, uint8_t *buf);
 
+/* ---- ahead.c ---- */
+
+/*
+ * The page at s, of this state, has come back because somebody waited for it:
+ * those that will be wanted next come, too. Chunk locked. buf: AHEAD_MAX pages.
+ */
+void ahead_fetch(struct mm *mm, const struct spot *s, enum page_state state,
+		 uint8_t *buf);
+
 /* ---- the store ---- */
 
 static inline struct tmem_oid store_oid(void)
@@ -258,6 +268,9 @@ static inline uint32_t store_index(const struct spot *s)
 }
 
 void store_drop(struct mm *mm, const struct spot *s);
+
+/* 0 and a copy; the store keeps its own. */
+MUST_CHECK int store_fetch(struct mm *mm, const struct spot *s, uint8_t *buf);
 
 /* Drops whatever a page's state owns outside the guest (store, swap, frame). */
 void page_let_go(struct mm *mm, const struct spot *s, struct releases *rel);

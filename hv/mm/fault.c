@@ -66,7 +66,7 @@ void store_drop(struct mm *mm, const struct spot *s)
 	tmem_flush_page(mm->client, mm->store_pool, &oid, store_index(s));
 }
 
-static int store_fetch(struct mm *mm, const struct spot *s, uint8_t *buf)
+int store_fetch(struct mm *mm, const struct spot *s, uint8_t *buf)
 {
 	struct tmem_oid oid = store_oid();
 
@@ -232,11 +232,15 @@ int fault_bring_back(struct mm *mm, const struct spot *s, uint8_t *buf)
 /*
  * A private page may be missing too: discarded where we could not see it.
  * Returns whether the kernel has woken who waits: COPY, ZEROPAGE and MOVE do.
+ * buf: AHEAD_MAX pages.
  */
 static bool answer_missing(struct mm *mm, const struct spot *s, uint8_t *buf)
 {
+	enum page_state state = page_state(spot_word(s));
 	int rc = fault_bring_back(mm, s, buf);
 
+	if (rc == 0 && (state == PAGE_COMPRESSED || state == PAGE_HELD))
+		ahead_fetch(mm, s, state, buf);
 	if (rc != -EEXIST)
 		return rc == 0;
 	COUNT(mm, faults_stale, 1);

@@ -27,6 +27,8 @@ struct chunk {
 	uint16_t cold;	   /* pages worth taking, as the last scan saw it */
 	uint16_t vmas;	   /* mappings inside, as the last scan saw it */
 	uint16_t returned; /* held pages that came back since trial_ns */
+	uint16_t ahead_at; /* where in it the next fault is expected */
+	uint8_t ahead;	   /* pages read ahead last time: see ahead.c */
 	uint8_t extended;  /* times its trial was */
 	bool on_trial : 1; /* pages are HELD, or were until lately */
 	bool managed : 1;

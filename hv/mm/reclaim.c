@@ -87,8 +87,8 @@ static uint64_t working_set(const struct mm *mm)
 static void rate_sample(struct mm *mm, uint64_t now)
 {
 	struct reclaim *rc = &mm->reclaim;
-	uint64_t promotions =
-		mm->count.faults_compressed + mm->count.faults_swapped;
+	uint64_t promotions = mm->count.faults_compressed +
+			      mm->count.faults_swapped + mm->count.ahead_pages;
 	uint64_t past = now - rc->sampled_ns, weight, fresh;
 
 	if (past < NS_PER_S)

@@ -25,7 +25,7 @@
 	G(swapped_pages, pages, "in the swap file")                            \
 	G(pinned_pages, pages, "private, but pinned by a device")              \
 	G(ballooned_pages, pages, "given back by the guest")                   \
-	G(store_bytes, bytes, "compressed store, all of it")                   \
+	G(store_bytes, bytes, "page store, less what may be dropped")          \
 	G(store_payload_bytes, bytes, "compressed store, payload alone")       \
 	G(metadata_bytes, bytes, "agent's own memory, VMAs included")          \
 	G(vmas, count, "mappings that overlays cost")                          \
@@ -50,6 +50,7 @@
 	C(faults_zero, count, "of these: zero or absent page")                 \
 	C(faults_held, count, "of these: page on trial")                       \
 	C(faults_compressed, count, "of these: compressed page")               \
+	C(ahead_pages, pages, "compressed, brought back before a fault")       \
 	C(faults_swapped, count, "of these: page in the swap file")            \
 	C(faults_stale, count, "of these: already answered")                   \
 	C(faults_lost, count, "page that could not be given back")             \

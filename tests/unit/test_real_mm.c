@@ -183,8 +183,50 @@ START_TEST(cold_pages_are_compressed_and_come_back_whole)
 	st = machine_stats();
 	ck_assert_uint_eq(st.compressed_pages, 0);
 	ck_assert_uint_eq(st.store_payload_bytes, 0);
-	ck_assert_uint_ge(st.faults_compressed, MACHINE_PAGES * 9 / 10);
+	ck_assert_uint_ge(st.faults_compressed + st.ahead_pages,
+			  MACHINE_PAGES * 9 / 10);
 	ck_assert_int_eq(mm_check(machine.mm), 0);
+}
+END_TEST
+
+static void everything_compressed(void)
+{
+	for (size_t i = 0; i < MACHINE_PAGES; i++)
+		page_fill(machine_page(i), i + 1);
+	machine_scan(5);
+	machine_reclaim();
+	ck_assert_uint_gt(machine_stats().compressed_pages,
+			  MACHINE_PAGES * 9 / 10);
+}
+
+/* In order, a fault brings its neighbours; and each is what it was. */
+START_TEST(pages_read_in_order_are_read_ahead)
+{
+	struct mm_stats st;
+
+	everything_compressed();
+	for (size_t i = 0; i < MACHINE_PAGES; i++)
+		ck_assert(page_holds(machine_page(i), i + 1));
+	ck_assert_int_eq(mm_check(machine.mm), 0);
+	st = machine_stats();
+	ck_assert_uint_gt(st.ahead_pages, MACHINE_PAGES / 2);
+	ck_assert_uint_lt(st.faults_compressed, MACHINE_PAGES / 2);
+	ck_assert_uint_eq(st.store_payload_bytes, 0);
+}
+END_TEST
+
+/* Any other way it would only fill the memory that is short. */
+START_TEST(pages_read_backwards_come_alone)
+{
+	struct mm_stats st;
+
+	everything_compressed();
+	for (size_t i = MACHINE_PAGES; i-- > 0;)
+		ck_assert(page_holds(machine_page(i), i + 1));
+	ck_assert_int_eq(mm_check(machine.mm), 0);
+	st = machine_stats();
+	ck_assert_uint_eq(st.ahead_pages, 0);
+	ck_assert_uint_ge(st.faults_compressed, MACHINE_PAGES * 9 / 10);
 }
 END_TEST
 
@@ -240,9 +282,11 @@ START_TEST(trial_is_extended_while_pages_come_back)
 	ck_assert_uint_eq(machine_stats().held_pages, CHUNK_PAGES);
 	for (size_t round = 0; round < 3; round++) {
 		ck_assert_uint_eq(machine_stats().compressed_pages, 0);
-		for (size_t i = 0; i < 20; i++)
-			ck_assert(page_holds(machine_page(round * 20 + i),
-					     round * 20 + i));
+		for (size_t i = 0; i < 20; i++) {
+			size_t at = 3 * (round * 20 + i); /* not in order */
+
+			ck_assert(page_holds(machine_page(at), at));
+		}
 		fault_host_clock_add(MINUTE_NS);
 		mm_reclaim(machine.mm);
 	}
@@ -622,6 +666,8 @@ static TCase *promises(const char *name, void (*start)(void))
 	tcase_add_test(tc, zero_pages_are_dropped_and_read_as_zero);
 	tcase_add_test(tc, discard_reads_as_zero_whatever_the_page_was);
 	tcase_add_test(tc, cold_pages_are_compressed_and_come_back_whole);
+	tcase_add_test(tc, pages_read_in_order_are_read_ahead);
+	tcase_add_test(tc, pages_read_backwards_come_alone);
 	tcase_add_test(tc, page_on_trial_comes_back_as_it_was);
 	tcase_add_test(tc, trial_is_extended_while_pages_come_back);
 	tcase_add_test(tc, brake_stops_compressing_but_not_trials);
