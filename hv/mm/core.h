@@ -81,7 +81,8 @@ struct mm {
 	unsigned features;
 	struct map map;
 
-	struct tmem *tm;
+	struct tmem *tm; /* also the guest's own client's, if it has one */
+	bool store_is_own;
 	struct tmem_client *client;
 	int store_pool;
 	struct swap *swap;

@@ -53,19 +53,31 @@ static void bench_destroy(struct mm *mm, uint8_t *bench, size_t bytes)
 		mm->host->unmap(bench, bytes);
 }
 
-static int store_create(struct mm *mm, uint64_t cap)
+static void store_destroy(struct mm *mm)
 {
-	int rc = tmem_create(0, &mm->tm);
+	tmem_client_destroy(mm->client);
+	if (mm->store_is_own)
+		tmem_destroy(mm->tm);
+}
 
+static int store_create(struct mm *mm, const struct mm_config *config)
+{
+	int rc = 0;
+
+	mm->tm = config->store;
+	mm->store_is_own = !mm->tm;
+	if (mm->store_is_own)
+		rc = tmem_create(0, &mm->tm);
 	if (rc < 0)
 		return rc;
 	rc = tmem_client_create(mm->tm, "mm", &mm->client);
 	if (rc == 0)
-		rc = tmem_client_set(mm->client, 1, cap, 0, true);
+		rc = tmem_client_set(mm->client, 1, config->store_bytes, 0,
+				     true);
 	if (rc == 0)
 		rc = tmem_pool_create(mm->client, TMEM_PERSISTENT, NULL);
 	if (rc < 0) {
-		tmem_destroy(mm->tm);
+		store_destroy(mm);
 		return rc;
 	}
 	mm->store_pool = rc;
@@ -104,7 +116,7 @@ static int core_init(struct mm *mm, const struct mm_config *config)
 	rc = bench_create(mm, CHUNK_BYTES, &mm->window);
 	if (rc < 0)
 		goto close_uffd;
-	rc = store_create(mm, config->store_bytes);
+	rc = store_create(mm, config);
 	if (rc < 0)
 		goto drop_window;
 	swap_open(mm, config);
@@ -118,7 +130,7 @@ static int core_init(struct mm *mm, const struct mm_config *config)
 
 drop_store:
 	swap_destroy(mm->swap);
-	tmem_destroy(mm->tm);
+	store_destroy(mm);
 drop_window:
 	bench_destroy(mm, mm->window, CHUNK_BYTES);
 close_uffd:
@@ -170,7 +182,7 @@ void mm_destroy(struct mm *mm)
 	swap_destroy(mm->swap);
 	if (mm->swap_batch)
 		mm->host->unmap(mm->swap_batch, SWAP_BATCH * PAGE_BYTES);
-	tmem_destroy(mm->tm);
+	store_destroy(mm);
 	for (unsigned i = 0; i < mm->map.ranges; i++)
 		bench_destroy(mm, mm->map.range[i].held,
 			      mm->map.range[i].pages * PAGE_BYTES);
@@ -313,6 +325,7 @@ uint64_t mm_metadata_bytes(const struct mm *mm)
 void mm_stats(struct mm *mm, struct mm_stats *out)
 {
 	struct tmem_stats store;
+	uint64_t lent;
 
 #define FIELD(name, unit, help) out->name = mm->count.name;
 	MM_STATS(FIELD, FIELD)
@@ -327,9 +340,11 @@ void mm_stats(struct mm *mm, struct mm_stats *out)
 	out->ram_pages = 0;
 	for (int i = 0; i < PAGE_STATES; i++)
 		out->ram_pages += mm->count.in_state[i];
+	lent = tmem_freeable(mm->tm);
 	tmem_stats(mm->tm, &store);
-	out->store_bytes = store.used_bytes;
-	out->store_payload_bytes = store.stored_bytes;
+	out->store_bytes = store.used_bytes - min_u64(lent, store.used_bytes);
+	out->store_payload_bytes =
+		min_u64(store.stored_bytes, out->store_bytes);
 	out->metadata_bytes = mm_metadata_bytes(mm);
 	stats_faults(mm, out);
 }

@@ -19,6 +19,7 @@
 #include "hv/mm/stats.h"
 
 struct mm;
+struct tmem;
 struct tmem_stats;
 
 struct mm_config {
@@ -26,7 +27,8 @@ struct mm_config {
 	int uffd_device;	/* open /dev/userfaultfd (not kept), or -1 */
 	unsigned fault_threads; /* 0: a default of 2 */
 	uint64_t fault_poll_ns; /* look for the next so long; 0: never */
-	uint64_t store_bytes;	/* cap of the compressed store; 0: none */
+	struct tmem *store;	/* the caller's; NULL: one of mm's own */
+	uint64_t store_bytes;	/* cap of its client there; 0: none */
 	const char *swap_path;	/* NULL: no swap file */
 	uint64_t swap_bytes;	/* its largest size */
 };

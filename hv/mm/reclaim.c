@@ -65,15 +65,20 @@ void reclaim_init(struct mm *mm)
 
 /* ---- how much, and whether now ---- */
 
-/* What hvd reckons a VM to use: its target is a part of that. */
+/*
+ * What hvd reckons a VM to use: its target is a part of that. Ephemeral pages
+ * are free memory lent to the guest, and not its own.
+ */
 static uint64_t resident_bytes(struct mm *mm)
 {
+	uint64_t lent = tmem_freeable(mm->tm);
 	struct tmem_stats st;
 	uint64_t pages = mm->count.in_state[PAGE_PRIVATE] +
 			 mm->count.in_state[PAGE_HELD];
 
 	tmem_stats(mm->tm, &st);
-	return pages * PAGE_BYTES + st.used_bytes + mm_metadata_bytes(mm);
+	return pages * PAGE_BYTES + st.used_bytes -
+	       min_u64(lent, st.used_bytes) + mm_metadata_bytes(mm);
 }
 
 /* Working set: what is resident and the guest's, shared pages included. */
@@ -447,12 +452,12 @@ static int swap_chunk(struct mm *mm, const struct spot *first)
 
 static bool store_is_full(struct mm *mm, const struct mm_target *target)
 {
-	struct tmem_stats st;
+	struct tmem_client_stats st;
 
 	if (!target->store_bytes)
 		return false;
-	tmem_stats(mm->tm, &st);
-	return st.used_bytes > target->store_bytes - target->store_bytes / 16;
+	tmem_client_stats(mm->client, &st);
+	return st.bytes > target->store_bytes - target->store_bytes / 16;
 }
 
 /* A disk that is full stays full for a while: said once, tried again later. */
