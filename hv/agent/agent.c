@@ -22,6 +22,7 @@
 
 #include "hv/agent/config.h"
 #include "hv/agent/extent.h"
+#include "hv/agent/port.h"
 #include "hv/agent/worker.h"
 #include "hv/base/log.h"
 
@@ -29,6 +30,9 @@ enum state { AGENT_ASLEEP, AGENT_AWAKE, AGENT_OFF };
 
 static atomic_int state = AGENT_ASLEEP;
 static pthread_mutex_t start_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct config config; /* once read, as all below [start_lock] */
+static enum { CONFIG_UNREAD, CONFIG_GOOD, CONFIG_BAD } config_is;
+static atomic_bool forked;
 static struct worker *worker;
 static atomic_bool reason_said;
 
@@ -77,6 +81,7 @@ void agent_managed_say(const char *fmt, ...)
  */
 static void child_forget(void)
 {
+	atomic_store(&forked, true);
 	agent_turn_off();
 	if (worker)
 		worker_child_drop(worker);
@@ -99,28 +104,75 @@ static void name_guess(char out[WIRE_NAME_MAX])
 	config_name_guess(text, n > 0 ? (size_t)n : 0, getpid(), out);
 }
 
-static enum state agent_begin(void)
+/* The first thing done in this process, whatever for. */
+static int config_read(void)
 {
 	char guess[WIRE_NAME_MAX], why[512];
-	struct config config;
 	int rc;
 
+	if (config_is != CONFIG_UNREAD)
+		return config_is == CONFIG_GOOD ? 0 : -EINVAL;
 	log_init("tidepool", LOGL_INFO);
 	name_guess(guess);
-	if (config_load(env_get, guess, &config, why, sizeof(why))) {
+	rc = config_load(env_get, guess, &config, why, sizeof(why));
+	if (rc)
 		agent_unmanaged_say("%s", why);
-		return AGENT_OFF;
-	}
-	if (config.debug)
+	else if (config.debug)
 		log_init("tidepool", LOGL_DEBUG);
-	rc = -pthread_atfork(NULL, NULL, child_forget);
 	if (!rc)
-		rc = worker_start(&config, &worker);
+		rc = -pthread_atfork(NULL, NULL, child_forget);
+	config_is = rc ? CONFIG_BAD : CONFIG_GOOD;
+	return rc;
+}
+
+static enum state agent_begin(void)
+{
+	int rc = config_read();
+
+	if (rc)
+		return AGENT_OFF;
+	rc = worker_start(&config, &worker);
 	if (rc) {
 		agent_unmanaged_say("cannot start: %s", strerror(-rc));
 		return AGENT_OFF;
 	}
 	return AGENT_AWAKE;
+}
+
+/* start_lock held. */
+static int line_connect(int fd, const char *path)
+{
+	char ours[PORT_PATH_MAX];
+	int rc;
+
+	if (config_read())
+		return -EINVAL;
+	port_path(&config, ours);
+	if (strcmp(path, ours))
+		return -ENOENT;
+	if (!config.tmem_bytes) {
+		log_warn("%s: `tmem` is not set for %s, so there is no page "
+			 "store for its guest",
+			 path, config.name);
+		return -ENOENT;
+	}
+	rc = port_connect(&config, fd);
+	if (rc)
+		log_error("%s: no line to the page store: %s", path,
+			  strerror(-rc));
+	return rc == -ENOENT ? -EIO : rc;
+}
+
+int agent_connect(int fd, const char *path)
+{
+	int rc;
+
+	if (atomic_load(&forked))
+		return -ENOENT;
+	pthread_mutex_lock(&start_lock);
+	rc = line_connect(fd, path);
+	pthread_mutex_unlock(&start_lock);
+	return rc;
 }
 
 bool agent_start(void)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The life of the agent in its process: asleep until a guest's RAM is seen,
- * then one worker thread, and off for good in a forked child. Also the one
- * place that says why a VM is left unmanaged.
+ * then one worker thread, and off for good in a forked child. The guest's line
+ * to the page store does not wait for that, nor end with it. Also the one place
+ * that says why a VM is left unmanaged.
  */
 #ifndef HV_AGENT_AGENT_H
 #define HV_AGENT_AGENT_H
@@ -17,6 +18,12 @@
  * once. False: the VM is to run as if we were not here. Keeps errno.
  */
 bool agent_start(void);
+
+/*
+ * The VMM connects fd to path: is it the guest's line to the page store? 0: it
+ * is connected; -ENOENT: not ours; else why it cannot be, which was said.
+ */
+MUST_CHECK int agent_connect(int fd, const char *path);
 
 /* Off: a forked child, or given up. No memory is taken charge of any more. */
 void agent_turn_off(void);

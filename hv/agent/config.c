@@ -87,6 +87,35 @@ static int shares_set(const char *text, void *field, size_t room)
 	return 0;
 }
 
+static int tmem_swap_set(const char *text, void *field, size_t room)
+{
+	struct config *c = field;
+
+	(void)room;
+	c->tmem_swap_given = true;
+	return config_size_parse(text, &c->tmem_swap_bytes);
+}
+
+static int switch_set(const char *text, void *field, size_t room)
+{
+	(void)room;
+	if (strcmp(text, "on") && strcmp(text, "off"))
+		return -EINVAL;
+	*(bool *)field = !strcmp(text, "on");
+	return 0;
+}
+
+static int queues_set(const char *text, void *field, size_t room)
+{
+	uint64_t n;
+
+	(void)room;
+	if (config_size_parse(text, &n) || n < 1 || n > 16)
+		return -EINVAL;
+	*(uint32_t *)field = (uint32_t)n;
+	return 0;
+}
+
 static int poll_set(const char *text, void *field, size_t room)
 {
 	uint64_t n;
@@ -170,6 +199,14 @@ static const struct word {
 	 FIELD(swap_bytes)},
 	{"poll", "TIDEPOOL_POLL", "microseconds, 0 to 1000", poll_set,
 	 FIELD(poll_us)},
+	{"tmem", "TIDEPOOL_TMEM", "a size such as 512M, or 0", size_set,
+	 FIELD(tmem_bytes)},
+	{"tmem_swap", "TIDEPOOL_TMEM_SWAP", "a size such as 512M, or 0",
+	 tmem_swap_set, 0, 0},
+	{"tmem_cache", "TIDEPOOL_TMEM_CACHE", "on or off", switch_set,
+	 FIELD(tmem_cache)},
+	{"tmem_queues", "TIDEPOOL_TMEM_QUEUES", "1 to 16", queues_set,
+	 FIELD(tmem_queues)},
 	{"log", "TIDEPOOL_LOG", "info or debug", log_set, FIELD(debug)},
 };
 
@@ -315,6 +352,8 @@ int config_load(config_env_fn *env, const char *guess, struct config *out,
 	struct config c = {.run_dir = "/run/tidepool",
 			   .shares = 1000,
 			   .poll_us = 50,
+			   .tmem_cache = true,
+			   .tmem_queues = 2,
 			   .store_percent = 50};
 	int rc;
 

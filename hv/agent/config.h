@@ -24,7 +24,14 @@ struct config {
 	uint64_t store_bytes;	/* used if store_percent is 0 */
 	uint32_t store_percent; /* of guest RAM */
 	uint32_t shares;
-	uint32_t poll_us; /* of a fault thread, while faults are frequent */
+	uint32_t poll_us; /* of a thread that answers, while it is busy */
+
+	/* The guest's own driver; see hv/agent/port.h. */
+	uint64_t tmem_bytes;	  /* most its client may hold; 0: no line */
+	uint64_t tmem_swap_bytes; /* size of its swap device, if given */
+	bool tmem_swap_given;
+	bool tmem_cache;
+	uint32_t tmem_queues;
 	bool debug;
 };
 

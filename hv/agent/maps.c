@@ -41,6 +41,9 @@ static void entry_begin(struct walk *w, uintptr_t from, uintptr_t to,
 		w->flags |= MAPS_NOT_RW;
 	if (perms[3] != 'p')
 		w->flags |= MAPS_SHARED;
+	/* What the guest's line to its page store lies in. */
+	if (strstr(line, "/memfd:tidepool-line"))
+		w->flags |= MAPS_DEVICE;
 	if (inode)
 		w->flags |= MAPS_FILE;
 }

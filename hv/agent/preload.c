@@ -3,14 +3,15 @@
  * The functions we stand in front of. Each asks one question (may this touch
  * guest RAM?) and then is the original, or hands over to extent.c. Which ones
  * QEMU 7.2 really imports: madvise, mmap64, munmap, mremap, mprotect, mlockall,
- * ioctl, read, readv, pread64, preadv64, io_submit, io_uring_submit and
- * io_uring_submit_and_wait; the rest is for its neighbours.
+ * connect, ioctl, read, readv, pread64, preadv64, io_submit, io_uring_submit
+ * and io_uring_submit_and_wait; the rest is for its neighbours.
  *
  * Alternative dropped: tracing system calls (seccomp, ptrace, BPF) sees static
  * VMMs as well, and costs every call of every VM.
  */
 #include "hv/agent/agent.h"
 #include "hv/agent/extent.h"
+#include "hv/agent/port.h"
 #include "hv/agent/real.h"
 
 #include <errno.h>
@@ -19,8 +20,11 @@
 #include <linux/userfaultfd.h>
 #include <linux/vfio.h>
 #include <stdarg.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define EXPORT	      __attribute__((visibility("default")))
@@ -213,6 +217,42 @@ EXPORT int mlockall(int flags)
 }
 
 /* ---- devices ---------------------------------------------------------- */
+
+/*
+ * A path of ours, ended by a 0 in out? It is not the file system that says so:
+ * see port.c.
+ */
+static bool port_is_asked(const struct sockaddr *addr, socklen_t bytes,
+			  char out[PORT_PATH_MAX + 1])
+{
+	const struct sockaddr_un *un = (const void *)addr;
+	size_t head = offsetof(struct sockaddr_un, sun_path), n;
+
+	if (agent_inside || !addr || bytes <= head || bytes > sizeof(*un) ||
+	    un->sun_family != AF_UNIX)
+		return false;
+	n = strnlen(un->sun_path, bytes - head);
+	memcpy(out, un->sun_path, n);
+	out[n] = '\0';
+	return n > sizeof(PORT_SUFFIX) - 1 &&
+	       !strcmp(out + n - (sizeof(PORT_SUFFIX) - 1), PORT_SUFFIX);
+}
+
+EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t bytes)
+{
+	char path[PORT_PATH_MAX + 1];
+	int rc;
+
+	if (!port_is_asked(addr, bytes, path))
+		return real.connect(fd, addr, bytes);
+	agent_inside = true;
+	rc = agent_connect(fd, path);
+	agent_inside = false;
+	if (rc == -ENOENT)
+		return real.connect(fd, addr, bytes);
+	errno = -rc;
+	return rc ? -1 : 0;
+}
 
 static int slot_set(int fd, unsigned long request, void *arg)
 {

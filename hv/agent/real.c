@@ -60,6 +60,11 @@ static int raw_ioctl(int fd, unsigned long request, void *arg)
 	return (int)syscall(SYS_ioctl, fd, request, arg);
 }
 
+static int raw_connect(int fd, const struct sockaddr *addr, socklen_t bytes)
+{
+	return (int)syscall(SYS_connect, fd, addr, bytes);
+}
+
 static ssize_t raw_read(int fd, void *buf, size_t bytes)
 {
 	return syscall(SYS_read, fd, buf, bytes);
@@ -103,6 +108,7 @@ struct real_calls real = {
 	.mlock = raw_mlock,
 	.mlock2 = raw_mlock2,
 	.mlockall = raw_mlockall,
+	.connect = raw_connect,
 	.ioctl = raw_ioctl,
 	.read = raw_read,
 	.readv = raw_readv,
@@ -131,6 +137,7 @@ __attribute__((constructor(101))) static void real_resolve(void)
 	next_find("mlock", &real.mlock);
 	next_find("mlock2", &real.mlock2);
 	next_find("mlockall", &real.mlockall);
+	next_find("connect", &real.connect);
 	next_find("ioctl", &real.ioctl);
 	next_find("read", &real.read);
 	next_find("readv", &real.readv);

@@ -12,6 +12,7 @@
 
 #include <liburing.h>
 #include <linux/aio_abi.h>
+#include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
@@ -26,6 +27,7 @@ struct real_calls {
 	int (*mlock)(const void *addr, size_t bytes);
 	int (*mlock2)(const void *addr, size_t bytes, unsigned flags);
 	int (*mlockall)(int flags);
+	int (*connect)(int fd, const struct sockaddr *addr, socklen_t bytes);
 	int (*ioctl)(int fd, unsigned long request, void *arg);
 	ssize_t (*read)(int fd, void *buf, size_t bytes);
 	ssize_t (*readv)(int fd, const struct iovec *iov, int n);

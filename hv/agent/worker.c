@@ -34,6 +34,7 @@
 #include "hv/agent/agent.h"
 #include "hv/agent/extent.h"
 #include "hv/agent/link.h"
+#include "hv/agent/port.h"
 #include "hv/base/log.h"
 #include "hv/mm/mm.h"
 #include "sharing/share.h"
@@ -221,8 +222,10 @@ static int manager_create(struct worker *w, int uffd_device)
 		.swap_path = swap_path(w),
 		.swap_bytes = w->config.swap_bytes,
 	};
-	int rc = mm_create(&config, &w->mm);
+	int rc = port_store(&config.store);
 
+	if (!rc)
+		rc = mm_create(&config, &w->mm);
 	if (rc == -EPERM && uffd_device >= 0) {
 		config.uffd_device = uffd_device;
 		rc = mm_create(&config, &w->mm);
