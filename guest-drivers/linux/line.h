@@ -94,6 +94,9 @@ u32 tm_line_epoch(void);
 /* LINE_FEATURE_ that both sides have; 0 while down. */
 u32 tm_line_features(void);
 
+/* 0 without a device. */
+unsigned int tm_line_queues(void);
+
 /* Which queue a key must use; 32 neighbouring indexes share one. */
 unsigned int tm_line_queue_of(const struct line_entry *entry);
 
@@ -137,6 +140,9 @@ void tm_line_unlock(unsigned int queue, unsigned long flags);
 bool __must_check tm_line_post_locked(unsigned int queue, u32 epoch,
 				      const struct line_entry *entry,
 				      struct page *page);
+
+/* Shows the host our counters. May sleep. */
+void tm_line_stats(const struct line_stats *stats);
 
 /* Of the PCI driver (main.c). */
 int tm_line_start(struct pci_dev *pdev);
