@@ -30,19 +30,27 @@ program() {
 	fi
 }
 
-# The event that can be sampled here; nothing where perf may not run.
+# The event that can be sampled here, the kernel's part included; nothing where
+# perf may not run, which $OUT/refused then explains. perf falls back on its own
+# from a counter the machine lacks to the clock, of user mode alone: not that.
 event() {
-	for event in cycles:u cpu-clock; do
+	: >"$OUT/refused"
+	command -v perf >/dev/null || {
+		echo "no perf here (Debian: linux-perf)" >"$OUT/refused"
+		return
+	}
+	for event in cycles cpu-clock cpu-clock:u; do
 		if perf record -q -e "$event" -o "$OUT/try" true \
-			>/dev/null 2>&1 && [ -s "$OUT/try" ] &&
-			! perf report -i "$OUT/try" --stdio 2>&1 |
-			grep -q 'not supported'; then
-			rm -f "$OUT/try"
+			>"$OUT/said" 2>&1 && [ -s "$OUT/try" ] &&
+			perf evlist -i "$OUT/try" 2>>"$OUT/said" |
+			grep -q "^${event%:u}"; then
+			rm -f "$OUT/try" "$OUT/said" "$OUT/refused"
 			echo "$event"
 			return
 		fi
+		sed "s/^/$event: /" "$OUT/said" >>"$OUT/refused"
 	done
-	rm -f "$OUT/try"
+	rm -f "$OUT/try" "$OUT/said"
 }
 
 with_perf() { # event program args...
@@ -64,6 +72,10 @@ with_perf() { # event program args...
 }
 
 with_callgrind() {
+	if [ -s "$OUT/refused" ]; then
+		echo "perf.sh: linux-perf cannot be used:"
+		grep . "$OUT/refused" | head -5
+	fi
 	echo "perf.sh: callgrind, instructions"
 	rm -f "$STEM".callgrind.*
 	rc=0
@@ -131,6 +143,7 @@ if [ "$NAME" = probes ]; then
 fi
 PROGRAM=$(program)
 EVENT=
+rm -f "$OUT/refused"
 [ "${TIDEPOOL_PERF:-}" = callgrind ] || EVENT=$(event)
 if [ -n "$EVENT" ]; then
 	with_perf "$EVENT" "$PROGRAM" "$@"
