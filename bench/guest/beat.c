@@ -6,25 +6,17 @@
  * when that is done, so a guest that is stopped, waits for memory, or has no
  * processor is late.
  *
- * Commands on ttyS1, one line each, answered by one line:
+ * Commands:
  *   fill MIB   write that much and give it back to the guest's kernel
  *   beats      count, p50, p99, p999 and worst of the beats since, in us
- *
- * Kernel modules named in /modules, in that order, are loaded first.
  */
-#include <fcntl.h>
+#include "line.h"
+
 #include <pthread.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
-#include <sys/reboot.h>
-#include <sys/syscall.h>
-#include <termios.h>
 #include <time.h>
-#include <unistd.h>
 
 #define PAGE	  4096
 #define SET_PAGES 16384 /* working set: 64 MiB */
@@ -37,14 +29,6 @@ static struct {
 	uint64_t bucket[BUCKETS];
 	uint64_t count, worst;
 } beats = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
 
 static unsigned bucket_of(uint64_t ns)
 {
@@ -90,13 +74,14 @@ static void *beats_run(void *arg)
 	uint64_t due, state = 1;
 	struct timespec ts;
 
-	for (due = now_ns();; due = now_ns() > due ? now_ns() : due) {
+	for (due = line_now_ns();;
+	     due = line_now_ns() > due ? line_now_ns() : due) {
 		due += PERIOD_NS;
 		ts.tv_sec = (time_t)(due / 1000000000);
 		ts.tv_nsec = (long)(due % 1000000000);
 		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL);
 		beat(arg, &state);
-		beat_note(now_ns() - due);
+		beat_note(line_now_ns() - due);
 	}
 	return NULL;
 }
@@ -143,63 +128,27 @@ static void do_fill(FILE *out, size_t mib)
 	fputs("ok\n", out);
 }
 
-static void modules_load(void)
+static void answer(FILE *out, const char *command)
 {
-	FILE *list = fopen("/modules", "r");
-	char name[128];
-	int fd;
-
-	while (list && fscanf(list, "%127s", name) == 1) {
-		fd = open(name, O_RDONLY);
-		if (fd < 0 || syscall(SYS_finit_module, fd, "", 0))
-			perror(name);
-		close(fd);
-	}
-	if (list)
-		fclose(list);
-}
-
-static int line_open(void)
-{
-	struct termios tio;
-	int fd = open("/dev/ttyS1", O_RDWR | O_NOCTTY);
-
-	if (fd >= 0 && !tcgetattr(fd, &tio)) {
-		cfmakeraw(&tio);
-		tcsetattr(fd, TCSANOW, &tio);
-	}
-	return fd;
+	if (!strncmp(command, "fill ", 5))
+		do_fill(out, strtoul(command + 5, NULL, 10));
+	else
+		do_beats(out);
 }
 
 int main(void)
 {
-	FILE *in, *out;
-	char line[128];
+	struct line line;
 	pthread_t id;
 	char *set;
-	int fd;
 
-	mount("dev", "/dev", "devtmpfs", 0, NULL);
-	modules_load();
-	fd = line_open();
-	in = fd < 0 ? NULL : fdopen(fd, "r");
-	out = fd < 0 ? NULL : fdopen(dup(fd), "w");
 	set = mmap(NULL, (size_t)SET_PAGES * PAGE, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-	if (!in || !out || set == MAP_FAILED ||
+	if (line_open(&line) || set == MAP_FAILED ||
 	    pthread_create(&id, NULL, beats_run, set)) {
 		perror("beat");
-		reboot(RB_POWER_OFF);
+		return 1;
 	}
-	fputs("ready\n", out);
-	fflush(out);
-	while (fgets(line, sizeof(line), in)) {
-		if (!strncmp(line, "fill ", 5))
-			do_fill(out, strtoul(line + 5, NULL, 10));
-		else
-			do_beats(out);
-		fflush(out);
-	}
-	reboot(RB_POWER_OFF);
+	line_serve(&line, answer);
 	return 1;
 }

@@ -28,10 +28,11 @@ class Life:
         self.children = []  # (name, Popen)
         self.trees = []
         self.sysctls = {}
+        self.handlers = {}
 
     def __enter__(self):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._signalled)
+            self.handlers[number] = signal.signal(number, self._signalled)
         return self
 
     def __exit__(self, *_):
@@ -43,6 +44,8 @@ class Life:
             _write_if_changed(path, value)
         for tree in self.trees:
             shutil.rmtree(tree, ignore_errors=True)
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
 
     @staticmethod
     def _signalled(number, _frame):
