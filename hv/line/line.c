@@ -18,7 +18,8 @@
  *      memory   [page 0: ours | page 1: the guest's | queues ... | nothing]
  *               0                                   line_bytes   a power of two
  *
- * Page 0 is written and never read: its truth is in struct line.
+ * Page 0 is written and never read: its truth is in struct line, and it is
+ * written again whenever the guest rings.
  *
  * Lock order: line, queue.
  */
@@ -99,7 +100,12 @@ static void settings_tell(struct line *line)
 	TELL(host->swap_priority, line->settings.swap_priority);
 	TELL(host->ephemeral, (line_u64)line->settings.ephemeral);
 	TELL(host->balloon_pages, line->settings.balloon_pages);
-	TELL_LAST(host->settings, ++line->settings_told);
+	TELL_LAST(host->settings, line->settings_told);
+}
+
+static enum line_state state_of(const struct line *line)
+{
+	return line->phase == LINE_REFUSED ? LINE_BROKEN : LINE_READY;
 }
 
 /* All of it, since a guest may have written over it. The epoch goes last. */
@@ -116,7 +122,7 @@ static void page_tell(struct line *line, enum line_state state)
 	TELL(host->host_peer, line->host_peer);
 	TELL(host->features, FEATURES);
 	settings_tell(line);
-	TELL(host->state, state);
+	TELL_LAST(host->state, state);
 	TELL_LAST(host->epoch, line->epoch);
 }
 
@@ -157,19 +163,19 @@ static void line_begin(struct line *line, uint32_t epoch)
 {
 	int rc = threads_start(line);
 
+	line->epoch = epoch;
 	if (rc) {
 		log_error("no thread to serve the guest's page store: %s",
 			  strerror(-rc));
 		line->phase = LINE_REFUSED;
-		page_tell(line, LINE_CLOSED);
+		page_tell(line, state_of(line));
 		return;
 	}
 	for (uint32_t i = 0; i < line->queues; i++)
 		queue_resume(&line->queue[i]);
 	line->begins++;
 	line->phase = LINE_SERVED;
-	line->epoch = epoch;
-	page_tell(line, LINE_READY);
+	page_tell(line, state_of(line));
 	/* A guest that rang too early is not waited for: see queue.c. */
 	for (uint32_t i = 0; i < line->queues; i++)
 		line_ring(line, LINE_VECTOR_QUEUE + i);
@@ -179,7 +185,7 @@ static void line_end(struct line *line)
 {
 	line->phase = LINE_AWAITED;
 	line->epoch = 0;
-	page_tell(line, LINE_READY);
+	page_tell(line, state_of(line));
 }
 
 static void line_epoch(struct line *line, uint32_t epoch)
@@ -196,7 +202,7 @@ static void line_break(struct line *line)
 {
 	guest_leave(line);
 	line->phase = LINE_REFUSED;
-	page_tell(line, LINE_BROKEN);
+	page_tell(line, state_of(line));
 	log_warn("the guest broke the rules of its page store: cut off until "
 		 "its driver begins again");
 }
@@ -219,7 +225,10 @@ static void interrupt_all(const struct line *line)
 		guest_interrupt(line, v);
 }
 
-/* The guest's word is looked at after the flags: a new epoch mends a break. */
+/*
+ * The guest's word is looked at after the flags: a new epoch mends a break. And
+ * a guest that finds page 0 in ruins, its predecessor's doing, need only ring.
+ */
 static bool line_look(struct line *line)
 {
 	bool changed = true;
@@ -232,8 +241,10 @@ static bool line_look(struct line *line)
 	else
 		changed = false;
 	epoch = __atomic_load_n(&guest_page(line)->epoch, __ATOMIC_ACQUIRE);
-	if (epoch == line->epoch)
+	if (epoch == line->epoch) {
+		page_tell(line, state_of(line));
 		return changed;
+	}
 	line_epoch(line, epoch);
 	return true;
 }
@@ -476,6 +487,7 @@ void line_settings_set(struct line *line, const struct line_settings *to)
 {
 	pthread_mutex_lock(&line->lock);
 	line->settings = *to;
+	line->settings_told++;
 	settings_tell(line);
 	pthread_mutex_unlock(&line->lock);
 	guest_interrupt(line, LINE_VECTOR_CONTROL);

@@ -34,7 +34,7 @@ option() { # target option: what its opening comment says
 }
 
 sources() {
-	find hv/base tmem hv/mm sharing hv/daemon hv/libhv -name '*.c' \
+	find hv/base tmem hv/line hv/mm sharing hv/daemon hv/libhv -name '*.c' \
 		-exec grep -L '^int main(' {} + | sort
 }
 
