@@ -18,10 +18,13 @@
  * may need swapped pages to the very end, and who boots next in the same
  * machine begins a new epoch, which ends ours.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/module.h>
 #include <linux/pci.h>
 #include <linux/suspend.h>
 
+#include "cache.h"
 #include "line.h"
 #include "stats.h"
 #include "swap.h"
@@ -100,6 +103,7 @@ static const struct part {
 	{tm_line_init, tm_line_exit},
 	{tm_stats_init, tm_stats_exit},
 	{tm_swap_init, tm_swap_exit},
+	{tm_cache_init, tm_cache_exit},
 };
 
 static void parts_exit(unsigned int count)

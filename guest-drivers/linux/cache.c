@@ -1,0 +1,509 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The cache's disks, its ephemeral pool, and which blocks are in it. See
+ * cache.h for the whole.
+ *
+ * A block's key: object {random number of the disk, 0, block / 2^32}, index
+ * block % 2^32. Blocks of one group of 32 share a queue of the line, and what
+ * happens to a group's present bits happens under that queue's lock:
+ *
+ *   put    set bit; barrier; generation still the same? post : clear bit
+ *   write  generation + 1; barrier; bit set? lock, clear it, post a flush
+ *   read   bit set? lock, clear it; then post the get
+ *
+ * Put and write look at each other's mark after setting their own, so one of
+ * them gives way: a put of old data never stays behind a write. A bit that is
+ * set in vain for a moment is seen under the lock by nobody.
+ *
+ * The pool is of one epoch of the line. Bits are cleared before the pool is
+ * told of (cache_pool.epoch), and bits are taken and set only while that is the
+ * line's epoch, so no bit outlives its pool.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/bitops.h>
+#include <linux/blkdev.h>
+#include <linux/debugfs.h>
+#include <linux/mutex.h>
+#include <linux/percpu.h>
+#include <linux/random.h>
+#include <linux/rcupdate.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+#include <linux/vmalloc.h>
+
+#include "cache.h"
+#include "stats.h"
+
+#define CACHE_GROUP 32ull /* as tm_line_queue_of has it */
+
+static DEFINE_MUTEX(cache_mutex); /* pool, and changes of disks */
+static struct tm_cache_disk __rcu *cache_disks[TM_CACHE_DISKS];
+static unsigned int cache_disk_count;
+
+static struct {
+	u32 epoch; /* 0: no pool */
+	s32 id;
+} cache_pool;
+
+static DEFINE_PER_CPU(u64[TM_CACHE_COUNTERS], cache_counters);
+
+void tm_cache_count(enum tm_cache_counter which)
+{
+	this_cpu_inc(cache_counters[which]);
+}
+
+/* --- Keys and bits --- */
+
+bool tm_cache_up(void)
+{
+	u32 epoch = smp_load_acquire(&cache_pool.epoch);
+
+	return epoch && epoch == tm_line_epoch();
+}
+
+/* The pool is not filled in: cache_pool_of. */
+static struct line_entry cache_entry(const struct tm_cache_disk *cd,
+				     enum line_op op, u64 block)
+{
+	return (struct line_entry){
+		.op = op,
+		.oid = {cd->id, 0, block >> 32},
+		.index = (u32)block,
+	};
+}
+
+/*
+ * The pool's epoch and id, 0 if there is none. With interrupts off: until they
+ * are on again, no other pool is told of.
+ */
+static u32 cache_pool_of(struct line_entry *entry)
+{
+	u32 epoch = smp_load_acquire(&cache_pool.epoch);
+
+	entry->pool = READ_ONCE(cache_pool.id);
+	return epoch == tm_line_epoch() ? epoch : 0;
+}
+
+/* The queue is locked. */
+static void cache_put_locked(struct tm_cache_disk *cd, unsigned int queue,
+			     struct line_entry *entry,
+			     const struct tm_cache_place *place,
+			     struct page *page)
+{
+	u32 epoch = cache_pool_of(entry);
+
+	if (!epoch) {
+		tm_cache_count(TM_CACHE_DOWN);
+		return;
+	}
+	set_bit(place->block, cd->present);
+	/* Pairs with the barrier in tm_gen_write_begin. */
+	smp_mb__after_atomic();
+	if (tm_gen_now(place->slot, place->block) != place->generation) {
+		clear_bit(place->block, cd->present);
+		tm_cache_count(TM_CACHE_STALE);
+	} else if (!tm_line_post_locked(queue, epoch, entry, page)) {
+		clear_bit(place->block, cd->present);
+		tm_count(TM_CACHE_DROPPED);
+	} else {
+		tm_count(TM_CACHE_PUTS);
+		tm_stats_wake();
+	}
+}
+
+void tm_cache_put(const struct tm_cache_place *place, struct page *page)
+{
+	struct tm_cache_disk *cd;
+	struct line_entry entry;
+	unsigned long flags;
+	unsigned int queue;
+
+	rcu_read_lock();
+	cd = rcu_dereference(cache_disks[place->slot]);
+	/* The slot's earlier disk may have been larger. */
+	if (cd && READ_ONCE(cd->live) && place->block < cd->blocks) {
+		entry = cache_entry(cd, LINE_OP_PUT, place->block);
+		queue = tm_line_queue_of(&entry);
+		flags = tm_line_lock(queue);
+		cache_put_locked(cd, queue, &entry, place, page);
+		tm_line_unlock(queue, flags);
+	}
+	rcu_read_unlock();
+}
+
+/* From first to last, all of one group. */
+static void cache_flush_group(struct tm_cache_disk *cd, u64 first, u64 last)
+{
+	struct line_entry entry = cache_entry(cd, LINE_OP_FLUSH_PAGE, first);
+	unsigned int queue = tm_line_queue_of(&entry);
+	unsigned long flags = tm_line_lock(queue);
+	u32 epoch = cache_pool_of(&entry);
+	u64 block;
+
+	for (block = first; block <= last; block++) {
+		if (!test_and_clear_bit(block, cd->present) || !epoch)
+			continue;
+		entry.index = (u32)block;
+		if (tm_line_post_locked(queue, epoch, &entry, NULL))
+			tm_count(TM_CACHE_FLUSHES);
+		else
+			tm_cache_count(TM_CACHE_FLUSH_DROPPED);
+	}
+	tm_line_unlock(queue, flags);
+}
+
+void tm_cache_flush(struct tm_cache_disk *cd, u64 first, u64 last)
+{
+	u64 block = first, end;
+
+	/* find_next_bit reads after the generation moved: cache_put_locked. */
+	for (;;) {
+		block = find_next_bit(cd->present, last + 1, block);
+		if (block > last)
+			break;
+		end = block | (CACHE_GROUP - 1);
+		cache_flush_group(cd, block, min(end, last));
+		block = end + 1;
+	}
+}
+
+bool tm_cache_peek(struct tm_cache_disk *cd, u64 block, unsigned int max,
+		   unsigned int *run_out)
+{
+	u64 end = min(block + max, cd->blocks);
+	bool present = tm_cache_up() && READ_ONCE(cd->live) &&
+		       test_bit(block, cd->present);
+
+	if (present) {
+		end = min(end, (block | (CACHE_GROUP - 1)) + 1);
+		end = find_next_zero_bit(cd->present, end, block + 1);
+	} else if (tm_cache_up()) {
+		end = find_next_bit(cd->present, end, block + 1);
+	}
+	*run_out = end - block;
+	return present;
+}
+
+u32 tm_cache_take(struct tm_cache_disk *cd, u64 block, unsigned int *count,
+		  struct line_entry *entry_out)
+{
+	unsigned int queue, n = 0;
+	unsigned long flags;
+	u32 epoch;
+
+	*entry_out = cache_entry(cd, LINE_OP_GET, block);
+	queue = tm_line_queue_of(entry_out);
+	flags = tm_line_lock(queue);
+	epoch = cache_pool_of(entry_out);
+	if (epoch)
+		while (n < *count && test_and_clear_bit(block + n, cd->present))
+			n++;
+	tm_line_unlock(queue, flags);
+	*count = n;
+	return n ? epoch : 0;
+}
+
+/* --- The pool --- */
+
+static size_t cache_present_bytes(u64 blocks)
+{
+	return BITS_TO_LONGS(blocks) * sizeof(long);
+}
+
+/* Nobody sets any. */
+static void cache_disk_clear(struct tm_cache_disk *cd)
+{
+	memset(cd->present, 0, cache_present_bytes(cd->blocks));
+}
+
+static void cache_forget_bits(void)
+{
+	struct tm_cache_disk *cd;
+	unsigned int i;
+
+	for (i = 0; i < TM_CACHE_DISKS; i++) {
+		cd = rcu_dereference_protected(cache_disks[i],
+					       lockdep_is_held(&cache_mutex));
+		if (cd)
+			cache_disk_clear(cd);
+	}
+}
+
+/* No bit is set or taken from now on. */
+static void cache_pool_hide(void)
+{
+	WRITE_ONCE(cache_pool.epoch, 0);
+	/* Who still saw the epoch did so with interrupts off. */
+	synchronize_rcu();
+}
+
+static int cache_pool_open(u32 epoch)
+{
+	struct tm_request rq = {
+		.entry = {.op = LINE_OP_POOL_CREATE,
+			  .pool = LINE_POOL_EPHEMERAL},
+	};
+	int rc = tm_line_call(&rq);
+
+	if (rc < 0)
+		return rc;
+	cache_forget_bits();
+	WRITE_ONCE(cache_pool.id, rc);
+	/* Pairs with tm_cache_up. */
+	smp_store_release(&cache_pool.epoch, epoch);
+	return 0;
+}
+
+static void cache_pool_close(void)
+{
+	struct tm_request rq = {
+		.entry = {.op = LINE_OP_POOL_DESTROY, .pool = cache_pool.id},
+	};
+	bool up = tm_cache_up();
+
+	cache_pool_hide();
+	if (up && tm_line_call(&rq) < 0)
+		pr_info("tidepool_tmem: the cache's pool is gone already\n");
+}
+
+/*
+ * Makes pool or no pool come true: what the host wishes, the line allows, and
+ * there are disks for.
+ */
+static int cache_pool_settle(void)
+{
+	u32 epoch = tm_line_epoch();
+	struct tm_settings settings;
+	bool want;
+
+	lockdep_assert_held(&cache_mutex);
+	tm_line_settings(&settings);
+	want = epoch && settings.ephemeral && cache_disk_count;
+	if (cache_pool.epoch && (!want || cache_pool.epoch != epoch))
+		cache_pool_close();
+	if (want && !cache_pool.epoch)
+		return cache_pool_open(epoch);
+	return 0;
+}
+
+static int cache_begin(u32 epoch)
+{
+	int rc;
+
+	mutex_lock(&cache_mutex);
+	rc = cache_pool_settle();
+	mutex_unlock(&cache_mutex);
+	return rc;
+}
+
+static void cache_broken(void)
+{
+	mutex_lock(&cache_mutex);
+	cache_pool_hide();
+	mutex_unlock(&cache_mutex);
+}
+
+static void cache_settings(void)
+{
+	int rc = cache_begin(0);
+
+	if (rc)
+		pr_warn("no pool for the cache: %d\n", rc);
+}
+
+static struct tm_user cache_user = {
+	.name = "cache",
+	.begin = cache_begin,
+	.broken = cache_broken,
+	.settings = cache_settings,
+};
+
+/* --- Disks --- */
+
+static int cache_start(void)
+{
+	int rc = tm_gen_create();
+
+	if (rc)
+		return rc;
+	rc = tm_learn_create();
+	if (rc)
+		goto destroy_gen;
+	rc = tm_probe_start();
+	if (rc)
+		goto destroy_learn;
+	return 0;
+
+destroy_learn:
+	tm_learn_destroy();
+destroy_gen:
+	tm_gen_destroy();
+	return rc;
+}
+
+static void cache_stop(void)
+{
+	tm_probe_stop();
+	tm_learn_destroy();
+	tm_gen_destroy();
+}
+
+/* Puts the disk into a slot; the first one starts everything. */
+static int cache_disk_add(struct tm_cache_disk *cd)
+{
+	unsigned int slot = 0;
+	int rc = 0;
+
+	while (slot < TM_CACHE_DISKS && rcu_access_pointer(cache_disks[slot]))
+		slot++;
+	if (slot == TM_CACHE_DISKS)
+		return -ENOSPC;
+	if (!cache_disk_count)
+		rc = cache_start();
+	if (rc)
+		return rc;
+	cd->slot = slot;
+	rcu_assign_pointer(cache_disks[slot], cd);
+	cache_disk_count++;
+	/* Without a pool reads go to the disk: no reason to fail. */
+	rc = cache_pool_settle();
+	if (rc)
+		pr_warn("no pool for the cache: %d\n", rc);
+	return 0;
+}
+
+int tm_cache_disk_create(struct gendisk *disk, u64 blocks,
+			 struct tm_cache_disk **cd_out)
+{
+	struct tm_cache_disk *cd = kzalloc(sizeof(*cd), GFP_KERNEL);
+	int rc = -ENOMEM;
+
+	if (!cd)
+		return -ENOMEM;
+	cd->id = get_random_u64();
+	cd->blocks = blocks;
+	cd->disk = disk;
+	cd->present = vzalloc(cache_present_bytes(blocks));
+	if (!cd->present)
+		goto free_disk;
+	mutex_lock(&cache_mutex);
+	rc = cache_disk_add(cd);
+	mutex_unlock(&cache_mutex);
+	if (rc)
+		goto free_present;
+	*cd_out = cd;
+	return 0;
+
+free_present:
+	vfree(cd->present);
+free_disk:
+	kfree(cd);
+	return rc;
+}
+
+/* Frees the host's memory; what puts under way add later, it drops by age. */
+static void cache_disk_flush(struct tm_cache_disk *cd)
+{
+	u64 object;
+
+	for (object = 0; object <= (cd->blocks - 1) >> 32; object++) {
+		struct tm_request rq = {
+			.entry = cache_entry(cd, LINE_OP_FLUSH_OBJECT,
+					     object << 32),
+		};
+
+		rq.epoch = cache_pool_of(&rq.entry);
+		if (!rq.epoch || tm_line_call(&rq) < 0)
+			break;
+	}
+}
+
+void tm_cache_disk_destroy(struct tm_cache_disk *cd)
+{
+	mutex_lock(&cache_mutex);
+	tm_cache_disk_live(cd, false);
+	RCU_INIT_POINTER(cache_disks[cd->slot], NULL);
+	synchronize_rcu();
+	cache_disk_flush(cd);
+	if (!--cache_disk_count) {
+		cache_pool_settle();
+		cache_stop();
+	}
+	mutex_unlock(&cache_mutex);
+	vfree(cd->present);
+	kfree(cd);
+}
+
+void tm_cache_disk_forget(struct tm_cache_disk *cd)
+{
+	bool live = cd->live;
+
+	tm_cache_disk_live(cd, false);
+	tm_cache_disk_live(cd, live);
+}
+
+void tm_cache_disk_live(struct tm_cache_disk *cd, bool live)
+{
+	WRITE_ONCE(cd->live, live);
+	if (live)
+		return;
+	/* Entries learned so far are stale, and nobody sets a bit any more. */
+	tm_gen_disk_begin(cd->slot);
+	tm_gen_disk_end(cd->slot);
+	synchronize_rcu();
+	cache_disk_clear(cd);
+}
+
+/* --- Counters --- */
+
+static const char *const cache_names[TM_CACHE_COUNTERS] = {
+	[TM_CACHE_LEARNED_READ] = "learned_read",
+	[TM_CACHE_LEARNED_WRITE] = "learned_write",
+	[TM_CACHE_LEARN_BUSY] = "learn_busy",
+	[TM_CACHE_FORGOTTEN] = "forgotten",
+	[TM_CACHE_REMOVED] = "removed",
+	[TM_CACHE_STALE] = "stale",
+	[TM_CACHE_DOWN] = "down",
+	[TM_CACHE_GONE] = "gone",
+	[TM_CACHE_NO_MEMORY] = "no_memory",
+	[TM_CACHE_FLUSH_DROPPED] = "flush_dropped",
+};
+
+static int cache_show(struct seq_file *file, void *unused)
+{
+	unsigned int i, cpu;
+	u64 sum;
+
+	seq_printf(file, "up %u\ndisks %u\n", tm_cache_up(),
+		   READ_ONCE(cache_disk_count));
+	for (i = 0; i < TM_CACHE_COUNTERS; i++) {
+		sum = 0;
+		for_each_possible_cpu(cpu) sum +=
+			READ_ONCE(per_cpu(cache_counters, cpu)[i]);
+		seq_printf(file, "%s %llu\n", cache_names[i], sum);
+	}
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(cache);
+
+int tm_cache_init(void)
+{
+	int rc = tm_target_init();
+
+	if (rc)
+		return rc;
+	debugfs_create_file("cache", 0400, tm_debugfs, NULL, &cache_fops);
+	tm_line_user_add(&cache_user);
+	return 0;
+}
+
+/* No target exists any more: each holds the module. */
+void tm_cache_exit(void)
+{
+	tm_target_exit();
+	tm_line_user_remove(&cache_user);
+	mutex_lock(&cache_mutex);
+	cache_pool_close();
+	mutex_unlock(&cache_mutex);
+}
