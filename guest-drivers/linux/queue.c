@@ -101,7 +101,7 @@ static int post(struct queue *q, const struct line_entry *entry,
 	if (from)
 		kunmap_local(from);
 	if (rc)
-		return rc == LINE_EAGAIN ? -EAGAIN : -EIO;
+		return rc == LINE_EIO ? -EIO : -EAGAIN;
 	q->asked[position & q->tx.mask] = rq;
 	q->awaited += rq != NULL;
 	return 0;
@@ -175,7 +175,7 @@ static bool arm(struct queue *q)
 
 	if (!wake_position(q, &position))
 		return false;
-	return line_tx_sleep_arm(&q->tx, position) != LINE_SLEEP_ARMED &&
+	return !line_tx_arm(&q->tx, position) &&
 	       line_tx_done(&q->tx, position) == 1;
 }
 

@@ -181,7 +181,7 @@ static int room_find(struct line_tx *tx)
 		return LINE_EIO;
 	if (tx->tail - tx->head > tx->mask)
 		return LINE_EAGAIN;
-	return LOAD_ACQUIRE(&tx->kept[tx->tail & tx->mask]) ? LINE_EAGAIN : 0;
+	return LOAD_ACQUIRE(&tx->kept[tx->tail & tx->mask]) ? LINE_EBUSY : 0;
 }
 
 /*
@@ -249,16 +249,23 @@ void line_tx_release(struct line_tx *tx, line_u32 position)
 	STORE_RELEASE(&tx->kept[position & tx->mask], 0);
 }
 
+bool line_tx_arm(struct line_tx *tx, line_u32 position)
+{
+	tx->armed = true;
+	tx->wake_at = position + 1;
+	STORE_TOTAL(&tx->queue->wake_at, position + 1);
+	return !passed(tx, LOAD_TOTAL(&tx->queue->head), position);
+}
+
 /*
  * The host interrupts when it finds wake_at passed by the store of head it just
  * made. Two things may hide somebody's wake_at from that look, and end in
  * LINE_SLEEP_OTHERS: storing a new one when head just passed the old; and
  * replacing it by an earlier one that head passes before it is stored.
  */
-enum line_sleep line_tx_sleep_arm(struct line_tx *tx, line_u32 position)
+enum line_sleep line_tx_arm_among(struct line_tx *tx, line_u32 position)
 {
 	bool replaces = tx->armed;
-	line_u32 want = position + 1;
 
 	if (line_tx_done(tx, position))
 		return LINE_SLEEP_NOT;
@@ -266,11 +273,9 @@ enum line_sleep line_tx_sleep_arm(struct line_tx *tx, line_u32 position)
 	if (replaces && line_tx_done(tx, tx->wake_at - 1))
 		return LINE_SLEEP_OTHERS;
 	tx->armed = true;
-	if (replaces && want - tx->wake_at <= tx->mask)
+	if (replaces && position + 1 - tx->wake_at <= tx->mask)
 		return LINE_SLEEP_ARMED; /* all wake then, and arm again */
-	tx->wake_at = want;
-	STORE_TOTAL(&tx->queue->wake_at, want);
-	if (!passed(tx, LOAD_TOTAL(&tx->queue->head), position))
+	if (line_tx_arm(tx, position))
 		return LINE_SLEEP_ARMED;
 	tx->armed = false;
 	return replaces ? LINE_SLEEP_OTHERS : LINE_SLEEP_NOT;

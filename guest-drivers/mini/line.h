@@ -76,7 +76,7 @@ struct line_tx {
 	bool broken;
 };
 
-/* What line_tx_sleep_arm found. */
+/* What line_tx_arm_among found. */
 enum line_sleep {
 	LINE_SLEEP_NOT = 0,    /* do not: it is done, or LINE_EIO */
 	LINE_SLEEP_ARMED = 1,  /* sleep: the interrupt comes */
@@ -134,9 +134,11 @@ int line_tx_init(struct line_tx *tx, const struct line_view *view,
  * slot; both may be reused at once. The host sees it at the next
  * line_tx_publish. keep: its answer matters, so the entry and its slot stay
  * until line_tx_release; else they are free when the host is done. position_out
- * may be NULL if not kept. LINE_EAGAIN: the queue is full, of requests the host
- * has yet to do or of a kept one; LINE_EIO. Lock held. Costs copies of 64 bytes
- * and of the page; a load of the host's head only when the queue looks full.
+ * may be NULL if not kept. LINE_EAGAIN: the queue is full of requests that the
+ * host has yet to do (line_tx_half); LINE_EBUSY: the next entry is still kept,
+ * whoever keeps it must release it; LINE_EIO. Lock held. Costs copies of 64
+ * bytes and of the page; a load of the host's head only when the queue looks
+ * full.
  */
 int line_tx_post(struct line_tx *tx, const struct line_entry *request,
 		 const void *page, bool keep, line_u32 *position_out);
@@ -165,15 +167,23 @@ void *line_tx_slot(const struct line_tx *tx, line_u32 position);
 void line_tx_release(struct line_tx *tx, line_u32 position);
 
 /*
- * Before sleeping until a published request is done, and after the sleeper can
- * be found by who wakes. The host is asked to interrupt at the earliest that
- * anybody sleeps for; so whoever takes the interrupt wakes all sleepers of the
- * queue, and each that is not done arms again. (A caller with one reaper, who
- * arms for the oldest request, never has others.) Sleep for a bounded time all
+ * Asks for an interrupt when a published request is done. True: it comes, so
+ * sleep; false: the request is done (or LINE_EIO). Each call takes back what
+ * the one before asked for: for a caller with one reaper, who takes all answers
+ * there are and arms for the oldest one awaited. Sleep for a bounded time all
  * the same, and look at line_view_alive: hosts go away. Lock held. One locked
- * instruction and a load or two.
+ * instruction and a load.
  */
-enum line_sleep line_tx_sleep_arm(struct line_tx *tx, line_u32 position);
+bool line_tx_arm(struct line_tx *tx, line_u32 position);
+
+/*
+ * The same where several sleep on one queue, each for a request of its own. The
+ * host is asked to interrupt for the earliest; who takes the interrupt wakes
+ * all sleepers of the queue, and each that is not done arms again. Be one whom
+ * that wakes before arming. LINE_SLEEP_OTHERS is never the last word: ask
+ * again. Lock held.
+ */
+enum line_sleep line_tx_arm_among(struct line_tx *tx, line_u32 position);
 
 /*
  * The published request whose end leaves half of the queue free of the host's

@@ -254,7 +254,7 @@ START_TEST(kept_entry_stays_until_released)
 	line_tx_publish(&tx);
 	tx.queue->head = at + ENTRIES;
 	ck_assert_int_eq(line_tx_post(&tx, &nop, NULL, false, NULL),
-			 LINE_EAGAIN);
+			 LINE_EBUSY);
 	ck_assert_int_eq(line_tx_done(&tx, first), 1);
 	ck_assert_mem_eq(line_tx_slot(&tx, first), page, sizeof(page));
 	line_tx_release(&tx, first);
@@ -266,8 +266,9 @@ END_TEST
 /* Each head outside of [last seen, published] ends the queue for good. */
 START_TEST(impossible_head_breaks_the_queue)
 {
-	static const line_u32 wrong[] = {4,	     5,		 ENTRIES,
-					 UINT32_MAX, 0x80000000, 0x7fffffff};
+	/* From where it began; seen: 2, published: 3. */
+	static const line_u32 wrong[] = {
+		0, 1, 4, ENTRIES + 2, 0x7fffffff, 0x80000000, UINT32_MAX};
 	line_u32 at = (line_u32)_i;
 
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
@@ -277,8 +278,7 @@ START_TEST(impossible_head_breaks_the_queue)
 		line_tx_publish(&tx);
 		tx.queue->head = at + 2;
 		ck_assert_int_eq(line_tx_drained(&tx), 0);
-		tx.queue->head =
-			at + 1 + (wrong[i] == UINT32_MAX ? 0 : wrong[i] - 1);
+		tx.queue->head = at + wrong[i];
 		ck_assert_int_eq(line_tx_drained(&tx), LINE_EIO);
 		tx.queue->head = at + 3;
 		ck_assert_int_eq(line_tx_drained(&tx), LINE_EIO);
@@ -305,7 +305,7 @@ START_TEST(head_far_away_is_no_answer)
 	ck_assert_int_eq(line_tx_done(&tx, position), LINE_EIO);
 	tx.queue->head = at - ENTRIES;
 	ck_assert_int_eq(line_tx_done(&tx, position), LINE_EIO);
-	ck_assert_int_eq(line_tx_sleep_arm(&tx, position), LINE_SLEEP_NOT);
+	ck_assert_int_eq(line_tx_arm_among(&tx, position), LINE_SLEEP_NOT);
 }
 END_TEST
 
@@ -327,21 +327,41 @@ START_TEST(sleepers_are_woken_for_the_earliest)
 	for (line_u32 n = 0; n < 4; n++)
 		must_post(&nop, NULL, true, &p[n]);
 	line_tx_publish(&tx);
-	ck_assert_int_eq(line_tx_sleep_arm(&tx, p[2]), LINE_SLEEP_ARMED);
+	ck_assert_int_eq(line_tx_arm_among(&tx, p[2]), LINE_SLEEP_ARMED);
 	ck_assert_uint_eq(tx.queue->wake_at, at + 3);
-	ck_assert_int_eq(line_tx_sleep_arm(&tx, p[3]), LINE_SLEEP_ARMED);
+	ck_assert_int_eq(line_tx_arm_among(&tx, p[3]), LINE_SLEEP_ARMED);
 	ck_assert_uint_eq(tx.queue->wake_at, at + 3);
-	ck_assert_int_eq(line_tx_sleep_arm(&tx, p[1]), LINE_SLEEP_ARMED);
+	ck_assert_int_eq(line_tx_arm_among(&tx, p[1]), LINE_SLEEP_ARMED);
 	ck_assert_uint_eq(tx.queue->wake_at, at + 2);
 	tx.queue->head = at + 2;
-	ck_assert_int_eq(line_tx_sleep_arm(&tx, p[0]), LINE_SLEEP_NOT);
+	ck_assert_int_eq(line_tx_arm_among(&tx, p[0]), LINE_SLEEP_NOT);
 	/* Who waits for p[1] has yet to run: it must be woken. */
-	ck_assert_int_eq(line_tx_sleep_arm(&tx, p[3]), LINE_SLEEP_OTHERS);
-	ck_assert_int_eq(line_tx_sleep_arm(&tx, p[3]), LINE_SLEEP_ARMED);
+	ck_assert_int_eq(line_tx_arm_among(&tx, p[3]), LINE_SLEEP_OTHERS);
+	ck_assert_int_eq(line_tx_arm_among(&tx, p[3]), LINE_SLEEP_ARMED);
 	ck_assert_uint_eq(tx.queue->wake_at, at + 4);
 	ck_assert_uint_eq(line_tx_half(&tx), at + 4 - ENTRIES / 2 - 1);
-	ck_assert_int_eq(line_tx_sleep_arm(&tx, line_tx_half(&tx)),
+	ck_assert_int_eq(line_tx_arm_among(&tx, line_tx_half(&tx)),
 			 LINE_SLEEP_NOT);
+}
+END_TEST
+
+START_TEST(one_sleeper_takes_back_what_it_asked)
+{
+	line_u32 at = (line_u32)_i, p[2];
+
+	tx_start(at);
+	must_post(&nop, NULL, true, &p[0]);
+	must_post(&nop, NULL, true, &p[1]);
+	line_tx_publish(&tx);
+	ck_assert(line_tx_arm(&tx, p[1]));
+	ck_assert(line_tx_arm(&tx, p[0]));
+	ck_assert_uint_eq(tx.queue->wake_at, at + 1);
+	tx.queue->head = at + 1;
+	ck_assert(!line_tx_arm(&tx, p[0]));
+	ck_assert(line_tx_arm(&tx, p[1]));
+	ck_assert_uint_eq(tx.queue->wake_at, at + 2);
+	tx.queue->head = at + 99;
+	ck_assert(!line_tx_arm(&tx, p[1]));
 }
 END_TEST
 
@@ -358,15 +378,17 @@ static void model_post(struct model *m, struct rng *rng, line_u32 at)
 	unsigned char page[LINE_PAGE_BYTES];
 	struct line_entry e = nop;
 	line_u32 i = (at + m->tail) % ENTRIES, position = 0;
-	bool room = m->tail - m->head < ENTRIES && !m->keeps[i];
+	int want = m->tail - m->head >= ENTRIES ? LINE_EAGAIN
+		   : m->keeps[i]		? LINE_EBUSY
+						: 0;
 	bool keep = rng_below(rng, 2);
 	int rc;
 
 	e.cookie = rng_next(rng);
 	memset(page, (int)(e.cookie & 0xff), sizeof(page));
 	rc = line_tx_post(&tx, &e, page, keep, &position);
-	ck_assert_int_eq(rc, room ? 0 : LINE_EAGAIN);
-	if (!room)
+	ck_assert_int_eq(rc, want);
+	if (rc)
 		return;
 	ck_assert_uint_eq(position, at + m->tail);
 	m->keeps[i] = keep;
@@ -468,6 +490,7 @@ static void cases_add(Suite *suite)
 	tcase_add_loop_test(tc, head_far_away_is_no_answer, -3, 2);
 	tcase_add_test(tc, disorder_left_by_the_host_is_seen);
 	tcase_add_loop_test(tc, sleepers_are_woken_for_the_earliest, -6, 2);
+	tcase_add_loop_test(tc, one_sleeper_takes_back_what_it_asked, -4, 2);
 	tcase_add_test(tc, queue_agrees_with_a_model_across_the_wrap);
 	suite_add_tcase(suite, tc);
 }
