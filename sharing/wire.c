@@ -29,8 +29,8 @@ _Static_assert(sizeof(struct wire_welcome) == 208, "layout");
 _Static_assert(sizeof(struct wire_offer) == 24, "layout");
 _Static_assert(sizeof(struct wire_want) == 24, "layout");
 _Static_assert(sizeof(struct wire_grant) == 16, "layout");
-_Static_assert(sizeof(struct wire_target) == 32, "layout");
-_Static_assert(sizeof(struct wire_command) == 48, "layout");
+_Static_assert(sizeof(struct wire_target) == 40, "layout");
+_Static_assert(sizeof(struct wire_command) == 72, "layout");
 _Static_assert(WIRE_PUBLISH_MAX == 15, "pages of one PUBLISH");
 
 typedef bool body_check_fn(const uint8_t *body, size_t n);
@@ -140,6 +140,20 @@ static bool release_ok(const uint8_t *body, size_t n)
 	return release.frame != WIRE_FRAME_NONE;
 }
 
+static bool stats_ok(const uint8_t *body, size_t n)
+{
+	struct wire_stats stats;
+	size_t i;
+
+	memcpy(&stats, body, n);
+	for (i = 0; i < ARRAY_LEN(stats.pool); i++)
+		if (stats.pool[i] >= TMEM_POOL_KINDS)
+			return false;
+	return stats.guest.lines <= 1 && stats.guest.drivers <= 1 &&
+	       stats.guest.frozen <= 1 && stats.guest.compress <= 1 &&
+	       stats.guest.weight <= UINT32_MAX;
+}
+
 static bool result_ok(const uint8_t *body, size_t n)
 {
 	struct wire_result result;
@@ -182,8 +196,9 @@ static bool command_ok(const uint8_t *body, size_t n)
 	struct wire_command command;
 
 	memcpy(&command, body, n);
-	return command.op >= WIRE_CMD_CHECK &&
-	       command.op <= WIRE_CMD_UNMANAGE && command.compress <= 1 &&
+	return command.op >= WIRE_CMD_CHECK && command.op <= WIRE_CMD_RESTORE &&
+	       command.compress <= 1 && command.on <= 1 &&
+	       command.pool >= WIRE_POOL_ALL && command.pool < TMEM_POOLS_MAX &&
 	       !command.reserved;
 }
 
@@ -228,7 +243,7 @@ static const struct body_rule from_agent[] = {
 	[WIRE_PUBLISH] = {.check = publish_ok}, /* bytes 0: judges its length */
 	[WIRE_DECLINE] = ARRAY(wire_want, want_ok),
 	[WIRE_RELEASE] = ARRAY(wire_release, release_ok),
-	[WIRE_STATS] = FIXED(wire_stats, NULL),
+	[WIRE_STATS] = FIXED(wire_stats, stats_ok),
 	[WIRE_RESULT] = FIXED(wire_result, result_ok),
 };
 

@@ -29,13 +29,14 @@
 
 #include "hv/base/types.h"
 #include "hv/mm/stats.h"
+#include "sharing/guest.h"
 #include "tmem/tmem.h"
 
-#define WIRE_VERSION  1
-#define WIRE_MAX      ((size_t)64 << 10) /* bytes of a whole message */
-#define WIRE_NAME_MAX 64		 /* with the terminating 0 */
-#define WIRE_PATH_MAX 108
-#define WIRE_TEXT_MAX 1024
+#define WIRE_VERSION	2
+#define WIRE_MAX	((size_t)64 << 10) /* bytes of a whole message */
+#define WIRE_NAME_MAX	64		   /* with the terminating 0 */
+#define WIRE_PATH_MAX	108
+#define WIRE_TEXT_MAX	1024
 #define WIRE_FRAME_NONE UINT32_MAX
 
 /* Only 48 bits of a content hash travel and are kept; it is only a hint. */
@@ -69,20 +70,21 @@ struct wire_head {
 };
 
 enum wire_hello_flags {
-	WIRE_HELLO_RECONNECT = 1, /* HAVE follows; the old pool's fd is with it */
+	WIRE_HELLO_RECONNECT =
+		1, /* HAVE follows; the old pool's fd is with it */
 };
 
 struct wire_hello {
-	char name[WIRE_NAME_MAX];     /* [A-Za-z0-9][A-Za-z0-9._-]* */
-	char domain[WIRE_NAME_MAX];   /* the same; empty: the VM's own */
-	char qmp[WIRE_PATH_MAX];      /* QMP socket for the balloon, or empty */
-	uint64_t ram_pages;	      /* may grow later: see STATS */
-	uint64_t reservation_bytes;   /* never taken below this */
-	uint64_t limit_bytes;	      /* never above this; 0: none */
-	uint32_t shares;	      /* proportional weight; default 1000 */
-	uint32_t flags;		      /* enum wire_hello_flags */
-	uint32_t features;	      /* enum host_feature */
-	uint32_t page_bytes;	      /* 4096 */
+	char name[WIRE_NAME_MAX];   /* [A-Za-z0-9][A-Za-z0-9._-]* */
+	char domain[WIRE_NAME_MAX]; /* the same; empty: the VM's own */
+	char qmp[WIRE_PATH_MAX];    /* QMP socket for the balloon, or empty */
+	uint64_t ram_pages;	    /* may grow later: see STATS */
+	uint64_t reservation_bytes; /* never taken below this */
+	uint64_t limit_bytes;	    /* never above this; 0: none */
+	uint32_t shares;	    /* proportional weight; default 1000 */
+	uint32_t flags;		    /* enum wire_hello_flags */
+	uint32_t features;	    /* enum host_feature */
+	uint32_t page_bytes;	    /* 4096 */
 };
 
 /*
@@ -145,32 +147,49 @@ struct wire_release { /* array */
 
 struct wire_stats {
 	struct mm_stats mm;
-	struct tmem_stats tmem;
+	struct tmem_stats tmem;	      /* the whole store: guest RAM and guest */
+	struct guest_stats guest;     /* the guest's client alone; 0: none */
+	uint8_t pool[TMEM_POOLS_MAX]; /* its enum tmem_pool_kind */
 };
 
 enum wire_target_flags {
-	WIRE_MAY_SHARE = 1,	/* look for equal pages */
-	WIRE_MAY_COMPRESS = 2,	/* take cold pages to the store */
-	WIRE_MAY_SWAP = 4,	/* and further to the swap file */
-	WIRE_BREAK_HUGE = 8,	/* cold huge pages may be broken up */
+	WIRE_MAY_SHARE = 1,    /* look for equal pages */
+	WIRE_MAY_COMPRESS = 2, /* take cold pages to the store */
+	WIRE_MAY_SWAP = 4,     /* and further to the swap file */
+	WIRE_BREAK_HUGE = 8,   /* cold huge pages may be broken up */
 };
 
 struct wire_target {
 	uint64_t resident_bytes; /* meet this: private + store bytes */
 	uint64_t store_bytes;	 /* cap of the compressed store; 0: none */
-	uint32_t flags;		 /* enum wire_target_flags */
+	uint64_t lent_bytes; /* most of the guest's ephemeral pages, at once */
+	uint32_t flags;	     /* enum wire_target_flags */
 	uint32_t refault_permille_min; /* of the working set, allowed */
-	uint32_t scan_ms;	 /* rest between two passes of the scanner */
-	uint32_t pressure;	 /* enum pressure_state, for display */
+	uint32_t scan_ms;  /* rest between two passes of the scanner */
+	uint32_t pressure; /* enum pressure_state, for display */
 };
 
+/* Those from FREEZE on are about the guest's client of the store. */
 enum wire_command_op {
 	WIRE_CMD_CHECK = 1, /* verify every structure and checksum */
 	WIRE_CMD_FLUSH,	    /* arg: ephemeral bytes to drop */
 	WIRE_CMD_UNSHARE,   /* give every shared page a copy of its own */
 	WIRE_CMD_TMEM_SET,  /* weight, cap, reserve, compress */
 	WIRE_CMD_UNMANAGE,  /* restore everything, then let go */
+	WIRE_CMD_FREEZE,    /* on: refuse new keys; off: take them again */
+	WIRE_CMD_DESTROY,   /* pool, or all of them */
+	WIRE_CMD_AUTH,	    /* on, off: may join the shared pool of uuid */
+	WIRE_CMD_SAVE,	    /* to the descriptor that comes along */
+	WIRE_CMD_RESTORE,   /* from the descriptor that comes along */
 };
+
+#define WIRE_POOL_ALL (-1)
+
+/* Does a descriptor come with it? */
+static inline bool wire_command_has_fd(uint32_t op)
+{
+	return op == WIRE_CMD_SAVE || op == WIRE_CMD_RESTORE;
+}
 
 struct wire_command {
 	uint64_t id;
@@ -180,12 +199,15 @@ struct wire_command {
 	uint64_t cap_bytes;
 	uint64_t reserve_bytes;
 	uint32_t compress;
+	uint32_t on;  /* FREEZE, AUTH: 1, 0; DESTROY: 1 by force */
+	int32_t pool; /* DESTROY: its id, or WIRE_POOL_ALL */
 	uint32_t reserved;
+	uint8_t uuid[16]; /* AUTH */
 };
 
 struct wire_result {
 	uint64_t id;
-	int64_t value; /* e.g. bytes flushed */
+	int64_t value; /* bytes flushed; pages destroyed, saved, restored */
 	int32_t rc;    /* 0 or negative errno */
 	uint32_t reserved;
 	char text[WIRE_TEXT_MAX];

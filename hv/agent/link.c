@@ -376,6 +376,7 @@ static void fds_take(struct msghdr *mh, struct link_message *out)
 static int message_admit(struct link *ln, const struct link_message *m)
 {
 	const struct wire_welcome *w = (const void *)(m->msg + 1);
+	const struct wire_command *cmd = (const void *)(m->msg + 1);
 	bool greeting =
 		m->msg->type == WIRE_WELCOME || m->msg->type == WIRE_REFUSE;
 	size_t want = 0;
@@ -384,6 +385,8 @@ static int message_admit(struct link *ln, const struct link_message *m)
 		return -EPROTO;
 	if (m->msg->type == WIRE_WELCOME)
 		want = w->uffd_device ? 2 : 1;
+	if (m->msg->type == WIRE_COMMAND)
+		want = wire_command_has_fd(cmd->op);
 	if (m->nfds != want)
 		return -EPROTO;
 	if (m->msg->type == WIRE_WELCOME)

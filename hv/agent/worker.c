@@ -33,6 +33,8 @@
 
 #include "hv/agent/agent.h"
 #include "hv/agent/extent.h"
+#include "hv/agent/guest.h"
+#include "hv/agent/job.h"
 #include "hv/agent/link.h"
 #include "hv/agent/port.h"
 #include "hv/base/log.h"
@@ -55,6 +57,9 @@ struct worker {
 	struct link *link;
 	struct mm *mm;
 	struct share *share;
+	struct job_list *jobs;
+	uint64_t era;	     /* of the connection: whom a job's answer is for */
+	uint64_t lent_bytes; /* to the guest, as hvd last said */
 	int wake_fd;
 	atomic_int socket_fd; /* a copy, for the child of a fork */
 	unsigned features;
@@ -90,6 +95,7 @@ static void finish(struct worker *w, const char *what, int rc)
 static void hang_up(struct worker *w)
 {
 	atomic_store(&w->socket_fd, -1);
+	w->era++;
 	link_close(w->link);
 	if (w->share)
 		share_stop(w->share);
@@ -287,17 +293,6 @@ static void refused(struct worker *w, const struct wire_refuse *body)
 /* ---- COMMAND ---------------------------------------------------------------
  */
 
-/* No ephemeral page is stored for a guest yet; then nothing is to be dropped.
- */
-static int flush_run(struct worker *w, int64_t *value_out)
-{
-	struct tmem_stats stats;
-
-	mm_store_stats(w->mm, &stats);
-	*value_out = 0;
-	return stats.pages_ephemeral ? -EOPNOTSUPP : 0;
-}
-
 /*
  * The connection stays: grants under way are still to be refused, so that hvd
  * gets its references back. Once it is gone nothing is left to return for.
@@ -311,43 +306,65 @@ static int unmanage_run(struct worker *w)
 	return 0;
 }
 
-static int command_run(struct worker *w, const struct wire_command *cmd,
-		       int64_t *value_out)
+/* Commands about the whole VM; those about its store: command.c. */
+static int vm_command_run(struct worker *w, const struct wire_command *cmd,
+			  const struct command_env *env, struct job_done *done)
 {
 	switch (cmd->op) {
 	case WIRE_CMD_CHECK:
 		return mm_check(w->mm);
-	case WIRE_CMD_FLUSH:
-		return flush_run(w, value_out);
 	case WIRE_CMD_UNSHARE:
 		return mm_unshare_all(w->mm);
-	case WIRE_CMD_TMEM_SET:
-		return mm_store_set(w->mm, cmd->weight, cmd->cap_bytes,
-				    cmd->reserve_bytes, cmd->compress);
 	case WIRE_CMD_UNMANAGE:
 		return unmanage_run(w);
 	default:
-		return -EOPNOTSUPP;
+		return command_run(env, cmd, -1, &done->value, done->text);
 	}
 }
 
-static void command(struct worker *w, const struct wire_command *cmd)
+static void result_send(struct worker *w, const struct job_done *done)
 {
 	struct {
 		struct wire_head head;
 		struct wire_result body;
 	} msg = {.head = {WIRE_VERSION, WIRE_RESULT, sizeof(msg)},
-		 .body = {.id = cmd->id}};
-	int rc = command_run(w, cmd, &msg.body.value);
+		 .body = {.id = done->id,
+			  .value = done->value,
+			  .rc = done->rc < 0 ? done->rc : 0}};
+	const char *text = done->rc < 0 ? strerror(-done->rc) : "ok";
 
-	msg.body.rc = rc < 0 ? rc : 0;
 	snprintf(msg.body.text, sizeof(msg.body.text), "%s",
-		 rc < 0 ? strerror(-rc) : "ok");
+		 done->text[0] ? done->text : text);
 	/* An answer must not drown in a full queue; there are few of them. */
 	link_bound_lift(w->link);
 	if (link_send(w->link, &msg.head))
 		log_debug("no memory for the result of a command");
 	link_bound_set(w->link);
+}
+
+static void command(struct worker *w, const struct wire_command *cmd, int fd)
+{
+	struct job_done done = {.id = cmd->id, .era = w->era};
+	struct command_env env = {.mm = w->mm, .guest = guest_client()};
+
+	done.rc = port_store(&env.tm);
+	if (!done.rc && command_is_slow(cmd->op)) {
+		done.rc = job_start(w->jobs, &env, cmd, fd, w->era);
+		if (!done.rc)
+			return; /* jobs_answer */
+	} else if (!done.rc) {
+		done.rc = vm_command_run(w, cmd, &env, &done);
+	}
+	result_send(w, &done);
+}
+
+static void jobs_answer(struct worker *w)
+{
+	struct job_done done;
+
+	while (job_take(w->jobs, &done))
+		if (w->welcomed && done.era == w->era)
+			result_send(w, &done);
 }
 
 /* ---- messages --------------------------------------------------------------
@@ -363,6 +380,8 @@ static void target(struct worker *w, const struct wire_target *t)
 		.refault_permille_min = t->refault_permille_min,
 	};
 
+	w->lent_bytes = t->lent_bytes;
+	guest_lend(w->lent_bytes); /* first: it costs the guest least */
 	mm_target_set(w->mm, &to);
 	share_policy(w->share, t->flags & WIRE_MAY_SHARE,
 		     t->flags & WIRE_BREAK_HUGE, t->scan_ms);
@@ -391,7 +410,7 @@ static void message(struct worker *w, const struct link_message *m)
 		target(w, body);
 		break;
 	case WIRE_COMMAND:
-		command(w, body);
+		command(w, body, m->nfds ? m->fds[0] : -1);
 		break;
 	}
 	for (size_t i = 0; i < m->nfds; i++)
@@ -426,6 +445,8 @@ static void stats_send(struct worker *w)
 	mm_stats(w->mm, &msg.body.mm);
 	share_stats(w->share, &msg.body.mm);
 	mm_store_stats(w->mm, &msg.body.tmem);
+	guest_lend(w->lent_bytes); /* its line may be newer than the target */
+	guest_stats(&msg.body.guest, msg.body.pool);
 	msg.body.mm.cpu_ns += host_real.thread_cpu_ns();
 	if (link_send(w->link, &msg.head))
 		log_debug("hvd does not read: a second without STATS");
@@ -452,6 +473,7 @@ static void work(struct worker *w)
 {
 	int rc;
 
+	jobs_answer(w);
 	if (link_is_open(w->link))
 		messages(w);
 	else if (!w->finished && now() >= w->connect_at && extent_ram_bytes())
@@ -574,7 +596,10 @@ int worker_start(const struct config *config, struct worker **out)
 	w->adopt_at = UINT64_MAX;
 	atomic_store(&w->socket_fd, -1);
 	w->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	rc = w->wake_fd < 0 ? -errno : link_create(config->run_dir, &w->link);
+	w->lent_bytes = UINT64_MAX;
+	rc = w->wake_fd < 0 ? -errno : job_list_create(w->wake_fd, &w->jobs);
+	if (!rc)
+		rc = link_create(config->run_dir, &w->link);
 	if (!rc)
 		rc = thread_start(w);
 	if (!rc) {
@@ -582,6 +607,7 @@ int worker_start(const struct config *config, struct worker **out)
 		return 0;
 	}
 	link_destroy(w->link);
+	free(w->jobs);
 	if (w->wake_fd >= 0)
 		close(w->wake_fd);
 	free(w);

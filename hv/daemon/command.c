@@ -49,7 +49,7 @@ static void answer_close(struct command_set *set, struct command_answer *a,
 }
 
 void command_set_add(struct command_set *set, struct vm *vm,
-		     struct wire_command *command)
+		     struct wire_command *command, int fd)
 {
 	struct command_answer *a;
 
@@ -60,8 +60,8 @@ void command_set_add(struct command_set *set, struct vm *vm,
 	a->vm = vm->id;
 	a->id = command->id = ++vm->hvd->command_last;
 	set->open++;
-	if (link_send_control(vm->link, WIRE_COMMAND, command,
-			      sizeof(*command)))
+	if (link_send_control(vm->link, WIRE_COMMAND, command, sizeof(*command),
+			      fd))
 		answer_close(set, a, -ENOTCONN,
 			     "its agent is not connected or does not read");
 }

@@ -28,9 +28,12 @@ TAILQ_HEAD(command_list, command_set);
 
 MUST_CHECK int command_set_create(size_t most, command_done_fn *done, void *arg,
 				  struct command_set **out);
-/* Sends; a VM that cannot be asked counts as having answered -ENOTCONN. */
+/*
+ * Sends, with a duplicate of fd unless that is -1; a VM that cannot be asked
+ * counts as having answered -ENOTCONN.
+ */
 void command_set_add(struct command_set *set, struct vm *vm,
-		     struct wire_command *command);
+		     struct wire_command *command, int fd);
 /* Now it may end: at once, if nobody was asked. */
 void command_set_begin(struct command_list *list, struct command_set *set,
 		       uint64_t deadline_ns);

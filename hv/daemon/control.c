@@ -7,6 +7,9 @@
  *
  *   conn --- task --- call --- command_set     while agents are waited for
  *
+ * A descriptor that comes with a line waits for the next request that takes a
+ * file; there is room for one.
+ *
  * A client that goes away leaves its tasks' commands under way: what was asked
  * is done, only nobody hears of it.
  */
@@ -54,7 +57,8 @@ struct conn {
 	unsigned task_count;
 	char *in, *out;
 	size_t in_bytes, out_bytes, out_room;
-	bool ending; /* closed when all is written */
+	int passed_fd; /* -1: none waits */
+	bool ending;   /* closed when all is written */
 	bool busy, closed;
 };
 
@@ -172,6 +176,8 @@ static int task_answer(struct task *task, int rc)
 static void conn_free_if_idle(struct conn *conn)
 {
 	if (conn->closed && !conn->busy) {
+		if (conn->passed_fd >= 0)
+			close(conn->passed_fd);
 		free(conn->in);
 		free(conn->out);
 		free(conn);
@@ -241,11 +247,18 @@ static int request_run(struct conn *conn, json_t *request, const char *method,
 	call->params = params ? json_incref(params) : json_object();
 	call->done = task_done;
 	call->done_arg = task;
+	call->fd = -1;
+	if (method_takes_file(method)) {
+		call->fd = conn->passed_fd;
+		conn->passed_fd = -1;
+	}
 	rc = method_call(call, method);
 	json_decref(request);
 	if (rc == METHOD_LATER) {
 		command_set_begin(call->commands, call->set,
-				  hvd_now_ns() + PATIENCE_NS);
+				  hvd_now_ns() + (call->patience_ns
+							  ? call->patience_ns
+							  : PATIENCE_NS));
 		return 0;
 	}
 	rc = task_answer(task, rc);
@@ -291,18 +304,48 @@ static int lines_take(struct conn *conn)
 	return rc;
 }
 
+/* One at a time may wait; a second ends the connection. */
+static int fd_take(struct conn *conn, struct msghdr *mh)
+{
+	struct cmsghdr *cm;
+	int rc = mh->msg_flags & MSG_CTRUNC ? -EPROTO : 0, fd;
+	size_t i, n;
+
+	for (cm = CMSG_FIRSTHDR(mh); cm; cm = CMSG_NXTHDR(mh, cm)) {
+		if (cm->cmsg_level != SOL_SOCKET || cm->cmsg_type != SCM_RIGHTS)
+			continue;
+		n = (cm->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		for (i = 0; i < n; i++) {
+			memcpy(&fd, CMSG_DATA(cm) + i * sizeof(fd), sizeof(fd));
+			if (conn->passed_fd >= 0) {
+				close(fd);
+				rc = -EPROTO;
+			} else {
+				conn->passed_fd = fd;
+			}
+		}
+	}
+	return rc;
+}
+
 static int conn_read(struct conn *conn)
 {
+	_Alignas(struct cmsghdr) char buf[CMSG_SPACE(sizeof(int))];
+	struct iovec iov = {conn->in + conn->in_bytes,
+			    LINE_BYTES - conn->in_bytes};
+	struct msghdr mh = {.msg_iov = &iov,
+			    .msg_iovlen = 1,
+			    .msg_control = buf,
+			    .msg_controllen = sizeof(buf)};
 	ssize_t n;
 
-	n = recv(conn->fd, conn->in + conn->in_bytes,
-		 LINE_BYTES - conn->in_bytes, MSG_DONTWAIT);
+	n = recvmsg(conn->fd, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
 	if (n <= 0)
 		return -ECONNRESET;
 	conn->in_bytes += (size_t)n;
-	return 0;
+	return fd_take(conn, &mh);
 }
 
 static void conn_proceed(struct conn *conn)
@@ -381,6 +424,7 @@ static int conn_create(struct control *control, int fd)
 	TAILQ_INIT(&conn->tasks);
 	conn->control = control;
 	conn->fd = fd;
+	conn->passed_fd = -1;
 	conn->right = right_of(control->hvd, fd, &peer);
 	snprintf(conn->by, sizeof(conn->by), "uid %u (process %d)",
 		 (unsigned)peer.uid, (int)peer.pid);

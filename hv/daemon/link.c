@@ -24,6 +24,7 @@
 #include "sharing/frames.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -43,6 +44,7 @@ enum link_state { LINK_GREETING, LINK_WAITING, LINK_OPEN };
 struct packet {
 	STAILQ_ENTRY(packet) entry;
 	size_t bytes;
+	int fd; /* that goes along, ours; -1: none */
 	unsigned char data[];
 };
 
@@ -80,13 +82,20 @@ uid_t link_uid(const struct link *link)
 
 /* ---- closing ---------------------------------------------------------- */
 
+static void packet_free(struct packet *p)
+{
+	if (p->fd >= 0)
+		close(p->fd);
+	free(p);
+}
+
 static void out_clear(struct link *link)
 {
 	struct packet *p;
 
 	while ((p = STAILQ_FIRST(&link->out))) {
 		STAILQ_REMOVE_HEAD(&link->out, entry);
-		free(p);
+		packet_free(p);
 	}
 	link->out_bytes = 0;
 }
@@ -175,17 +184,27 @@ static int packet_send(int sock, const void *data, size_t bytes, const int *fds,
 
 /* A broken socket is not reported here: the event loop will find it. */
 static int packet_queue(struct link *link, const void *data, size_t bytes,
-			size_t most)
+			int fd, size_t most)
 {
 	struct packet *p;
+	int rc = 0;
 
-	if (!link->out_bytes && packet_send(link->fd, data, bytes, NULL, 0))
+	if (!link->out_bytes)
+		rc = packet_send(link->fd, data, bytes, &fd, fd >= 0);
+	if (rc < 0 && fd >= 0)
+		return rc; /* perhaps too many descriptors are under way */
+	if (rc)
 		return 0;
 	if (link->out_bytes + bytes > most)
 		return -EAGAIN;
 	p = malloc(sizeof(*p) + bytes);
 	if (!p)
 		return -ENOMEM;
+	p->fd = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (fd >= 0 && p->fd < 0) {
+		free(p);
+		return -EMFILE;
+	}
 	p->bytes = bytes;
 	memcpy(p->data, data, bytes);
 	STAILQ_INSERT_TAIL(&link->out, p, entry);
@@ -200,12 +219,13 @@ static int out_flush(struct link *link)
 	int rc;
 
 	while ((p = STAILQ_FIRST(&link->out))) {
-		rc = packet_send(link->fd, p->data, p->bytes, NULL, 0);
+		rc = packet_send(link->fd, p->data, p->bytes, &p->fd,
+				 p->fd >= 0);
 		if (rc <= 0)
 			return rc;
 		STAILQ_REMOVE_HEAD(&link->out, entry);
 		link->out_bytes -= p->bytes;
-		free(p);
+		packet_free(p);
 	}
 	return 0;
 }
@@ -214,13 +234,13 @@ int link_send_to_vm(void *arg, const struct wire_head *msg)
 {
 	struct vm *vm = arg;
 
-	if (!vm->link || packet_queue(vm->link, msg, msg->bytes, OUT_MAX))
+	if (!vm->link || packet_queue(vm->link, msg, msg->bytes, -1, OUT_MAX))
 		return -EAGAIN;
 	return 0;
 }
 
 int link_send_control(struct link *link, enum wire_type type, const void *body,
-		      size_t bytes)
+		      size_t bytes, int fd)
 {
 	struct {
 		struct wire_head head;
@@ -234,7 +254,8 @@ int link_send_control(struct link *link, enum wire_type type, const void *body,
 		.type = (uint16_t)type,
 		.bytes = (uint32_t)(sizeof(msg.head) + bytes)};
 	memcpy(msg.body, body, bytes);
-	return packet_queue(link, &msg, msg.head.bytes, OUT_MAX + CONTROL_MAX);
+	return packet_queue(link, &msg, msg.head.bytes, fd,
+			    OUT_MAX + CONTROL_MAX);
 }
 
 static void link_refuse(struct link *link, int rc, const char *text)
@@ -245,7 +266,7 @@ static void link_refuse(struct link *link, int rc, const char *text)
 	log_warn("process %d refused: %s", (int)link->pid, text);
 	memcpy(refuse.text, text, n);
 	/* If its socket takes nothing, it does not want to know. */
-	if (link_send_control(link, WIRE_REFUSE, &refuse, sizeof(refuse)))
+	if (link_send_control(link, WIRE_REFUSE, &refuse, sizeof(refuse), -1))
 		log_debug("process %d does not read", (int)link->pid);
 	link_close(link);
 }

@@ -16,9 +16,12 @@ uid_t link_uid(const struct link *link);
 MUST_CHECK int link_welcome(struct link *link, struct vm *vm);
 /* domain_send_fn; the cookie is a struct vm. */
 int link_send_to_vm(void *vm, const struct wire_head *msg);
-/* TARGET and COMMAND: few, so not bounded like these. -ENOTCONN, -ENOMEM. */
+/*
+ * TARGET and COMMAND: few, so not bounded like these. fd goes along, unless it
+ * is -1, and stays the caller's. -ENOTCONN, -ENOMEM, -EMFILE.
+ */
 MUST_CHECK int link_send_control(struct link *link, enum wire_type type,
-				 const void *body, size_t bytes);
+				 const void *body, size_t bytes, int fd);
 
 /* Its VM wants no more of it: closes without telling the VM. */
 void link_disown(struct link *link);

@@ -10,11 +10,12 @@
  */
 #include "hv/daemon/method.h"
 #include "hv/base/log.h"
-#include "hv/daemon/link.h"
+#include "hv/daemon/client.h"
 #include "hv/daemon/report.h"
 #include "hv/daemon/state.h"
 #include "hv/daemon/trust.h"
 #include "hv/daemon/vm.h"
+#include "hv/daemon/why.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -32,91 +33,14 @@ struct method {
 	const char *param[PARAMS_MAX + 1]; /* ended by NULL */
 };
 
-__attribute__((format(printf, 3, 4))) static int
-refuse(struct call *call, int rc, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(call->text, sizeof(call->text), fmt, ap);
-	va_end(ap);
-	return rc;
-}
-
-static int answer(struct call *call, json_t *result)
-{
-	call->result = result;
-	return result ? 0 : refuse(call, -ENOMEM, "hvd has no memory");
-}
-
-/* ---- parameters -----------------------------------------------------------
- */
-
-static int vm_param(struct call *call, struct vm **out)
-{
-	const char *name =
-		json_string_value(json_object_get(call->params, "vm"));
-
-	if (!name)
-		return refuse(call, -EINVAL, "vm: the name of a VM is needed");
-	*out = vm_find(call->hvd, name);
-	if (*out)
-		return 0;
-	return refuse(call, -ENOENT, "no VM named %.63s; `hv list` shows them",
-		      name);
-}
-
-/* As vm_param, but the parameter may be missing: NULL. */
-static int vm_param_maybe(struct call *call, struct vm **out)
-{
-	*out = NULL;
-	return json_object_get(call->params, "vm") ? vm_param(call, out) : 0;
-}
-
-static int dry_param(struct call *call, bool *out)
-{
-	const json_t *value = json_object_get(call->params, "dry_run");
-
-	*out = json_is_true(value);
-	if (value && !json_is_boolean(value))
-		return refuse(call, -EINVAL, "dry_run: true or false");
-	return 0;
-}
-
-/* A whole number from least to most. -ENOENT, without text: not given. */
-static int number_param(struct call *call, const char *name, uint64_t least,
-			uint64_t most, uint64_t *out)
-{
-	const json_t *value = json_object_get(call->params, name);
-
-	if (!value)
-		return -ENOENT;
-	if (!json_is_integer(value) || json_integer_value(value) < 0 ||
-	    (uint64_t)json_integer_value(value) < least ||
-	    (uint64_t)json_integer_value(value) > most)
-		return refuse(call, -EINVAL,
-			      "%s: a whole number from %llu to %llu", name,
-			      (unsigned long long)least,
-			      (unsigned long long)most);
-	*out = (uint64_t)json_integer_value(value);
-	return 0;
-}
-
-static int connected(struct call *call, const struct vm *vm)
-{
-	if (vm->link && !vm->unmanaged)
-		return 0;
-	return refuse(call, -ENOTCONN, "VM %s is %s", vm->name, vm_state(vm));
-}
-
 /* ---- looking ---------------------------------------------------------- */
 
 static int version_call(struct call *call)
 {
 	uint64_t up = hvd_now_ns() - call->hvd->start_ns;
 
-	return answer(call,
-		      json_pack("{s:s, s:i, s:i, s:I}", "version", HVD_VERSION,
+	return call_answer(
+		call, json_pack("{s:s, s:i, s:i, s:I}", "version", HVD_VERSION,
 				"protocol", WIRE_VERSION, "pid", (int)getpid(),
 				"uptime_s", (json_int_t)(up / 1000000000)));
 }
@@ -128,20 +52,20 @@ static int list_call(struct call *call)
 
 	TAILQ_FOREACH (vm, &call->hvd->vms, entry)
 		json_array_append_new(list, report_vm(vm));
-	return answer(call, json_pack("{s:o}", "vms", list));
+	return call_answer(call, json_pack("{s:o}", "vms", list));
 }
 
 static int show_call(struct call *call)
 {
 	struct vm *vm;
-	int rc = vm_param(call, &vm);
+	int rc = call_vm(call, &vm);
 
-	return rc ? rc : answer(call, report_vm(vm));
+	return rc ? rc : call_answer(call, report_vm(vm));
 }
 
 static int host_call(struct call *call)
 {
-	return answer(call, report_host(call->hvd));
+	return call_answer(call, report_host(call->hvd));
 }
 
 static int domains_call(struct call *call)
@@ -151,39 +75,24 @@ static int domains_call(struct call *call)
 
 	TAILQ_FOREACH (trust, &call->hvd->trusts, entry)
 		json_array_append_new(list, report_domain(trust));
-	return answer(call, json_pack("{s:o}", "domains", list));
+	return call_answer(call, json_pack("{s:o}", "domains", list));
 }
 
 static int why_call(struct call *call)
 {
 	struct vm *vm;
-	int rc = vm_param(call, &vm);
+	int rc = call_vm(call, &vm);
 
-	return rc ? rc : answer(call, report_why(vm));
+	return rc ? rc : call_answer(call, why_pack(vm));
 }
 
 static int freeable_call(struct call *call)
 {
-	return answer(call, report_freeable(call->hvd));
+	return call_answer(call, report_freeable(call->hvd));
 }
 
 /* ---- asking agents --------------------------------------------------------
  */
-
-static int set_begin(struct call *call)
-{
-	return call->set ? METHOD_LATER : 0;
-}
-
-static int set_create(struct call *call, size_t most,
-		      int (*finish)(struct call *,
-				    const struct command_answer *, size_t))
-{
-	if (command_set_create(most, call->done, call->done_arg, &call->set))
-		return refuse(call, -ENOMEM, "hvd has no memory");
-	call->finish = finish;
-	return 0;
-}
 
 static size_t vm_count(const struct hvd *hvd)
 {
@@ -210,24 +119,6 @@ static json_t *text_pack(const char *text)
 	return json_string(ascii);
 }
 
-static int first_refusal(struct call *call, const struct command_answer *a,
-			 size_t n)
-{
-	for (; n; n--, a++)
-		if (a->rc)
-			return refuse(call, a->rc, "VM %s: %.400s", a->name,
-				      a->text[0] ? a->text : strerror(-a->rc));
-	return 0;
-}
-
-static int nothing_finish(struct call *call, const struct command_answer *a,
-			  size_t n)
-{
-	int rc = first_refusal(call, a, n);
-
-	return rc ? rc : answer(call, json_object());
-}
-
 static int check_finish(struct call *call, const struct command_answer *a,
 			size_t n)
 {
@@ -241,7 +132,8 @@ static int check_finish(struct call *call, const struct command_answer *a,
 						a->name, "ok", !a->rc, "text",
 						text_pack(a->text)));
 	}
-	return answer(call, json_pack("{s:b, s:o}", "ok", ok, "vms", list));
+	return call_answer(call,
+			   json_pack("{s:b, s:o}", "ok", ok, "vms", list));
 }
 
 /* hvd's own structures first: they are as much what is asked about. */
@@ -254,10 +146,11 @@ static int domains_check(struct call *call)
 			log_error("domain %s: index, frames and references "
 				  "disagree",
 				  trust->name);
-			return refuse(call, -EUCLEAN,
-				      "domain %s: index, frames and references "
-				      "disagree",
-				      trust->name);
+			return call_refuse(
+				call, -EUCLEAN,
+				"domain %s: index, frames and references "
+				"disagree",
+				trust->name);
 		}
 	return 0;
 }
@@ -266,141 +159,51 @@ static int check_call(struct call *call)
 {
 	struct wire_command command = {.op = WIRE_CMD_CHECK};
 	struct vm *only, *vm;
-	int rc = vm_param_maybe(call, &only);
+	int rc = call_vm_maybe(call, &only);
 
 	if (!rc && only)
-		rc = connected(call, only);
+		rc = call_connected(call, only);
 	if (!rc)
 		rc = domains_check(call);
 	if (!rc)
-		rc = set_create(call, vm_count(call->hvd), check_finish);
+		rc = call_ask(call, vm_count(call->hvd), check_finish);
 	if (rc)
 		return rc;
 	TAILQ_FOREACH (vm, &call->hvd->vms, entry)
 		if ((!only || vm == only) && vm->link && !vm->unmanaged)
-			command_set_add(call->set, vm, &command);
-	return set_begin(call);
-}
-
-static int flush_finish(struct call *call, const struct command_answer *a,
-			size_t n)
-{
-	int rc = first_refusal(call, a, n);
-	json_int_t sum = 0;
-
-	for (; n; n--, a++)
-		if (a->value > 0 && a->value < INT64_MAX - sum)
-			sum += a->value;
-	return rc ? rc : answer(call, json_pack("{s:I}", "flushed_bytes", sum));
-}
-
-/* The bytes of ephemeral pages. */
-static uint64_t lent_bytes(const struct vm *vm)
-{
-	const struct tmem_stats *tm = &vm->stats.tmem;
-
-	if (!tm->pages || tm->pages_ephemeral > tm->pages)
-		return 0;
-	return (uint64_t)((double)tm->used_bytes * (double)tm->pages_ephemeral /
-			  (double)tm->pages);
-}
-
-/* Of those not asked yet: who has most for its weight. NULL: nobody has. */
-static struct vm *furthest_over(struct hvd *hvd, double below)
-{
-	struct vm *vm, *best = NULL;
-	double over, most = 0;
-
-	TAILQ_FOREACH (vm, &hvd->vms, entry) {
-		if (!vm->link || vm->unmanaged)
-			continue;
-		over = (double)lent_bytes(vm) / (vm->weight + 1.0);
-		if (over > most && over < below) {
-			most = over;
-			best = vm;
-		}
-	}
-	return best;
-}
-
-static uint64_t flush_one(struct call *call, struct vm *vm, uint64_t bytes,
-			  bool dry)
-{
-	struct wire_command command = {.op = WIRE_CMD_FLUSH};
-
-	command.arg = min_u64(bytes, lent_bytes(vm));
-	if (!dry)
-		command_set_add(call->set, vm, &command);
-	return command.arg;
-}
-
-static int flush_call(struct call *call)
-{
-	uint64_t bytes = 0, left, n;
-	struct vm *only = NULL, *vm;
-	double below = 1e300;
-	bool dry;
-	int rc = dry_param(call, &dry);
-
-	if (!rc)
-		rc = vm_param_maybe(call, &only);
-	if (!rc && only)
-		rc = connected(call, only);
-	if (!rc)
-		rc = number_param(call, "bytes", 0, INT64_MAX, &bytes);
-	if (rc == -ENOENT && !call->text[0])
-		rc = refuse(call, -EINVAL, "bytes: how much is needed");
-	if (!rc && !dry)
-		rc = set_create(call, vm_count(call->hvd), flush_finish);
-	if (rc)
-		return rc;
-	left = bytes;
-	if (only)
-		left -= flush_one(call, only, left, dry);
-	while (!only && left && (vm = furthest_over(call->hvd, below))) {
-		below = (double)lent_bytes(vm) / (vm->weight + 1.0);
-		left -= flush_one(call, vm, left, dry);
-	}
-	n = bytes - left;
-	return dry ? answer(call,
-			    json_pack("{s:I}", "flushed_bytes", (json_int_t)n))
-		   : set_begin(call);
+			command_set_add(call->set, vm, &command, -1);
+	return call_wait(call);
 }
 
 static int simple_command(struct call *call, uint32_t op,
-			  int (*finish)(struct call *,
-					const struct command_answer *, size_t))
+			  call_finish_fn *finish)
 {
 	struct wire_command command = {.op = op};
 	struct vm *vm = NULL;
 	bool dry;
-	int rc = dry_param(call, &dry);
+	int rc = call_bool(call, "dry_run", &dry);
 
 	if (!rc)
-		rc = vm_param(call, &vm);
+		rc = call_vm(call, &vm);
 	if (!rc)
-		rc = connected(call, vm);
+		rc = call_connected(call, vm);
 	if (rc)
 		return rc;
 	if (dry)
-		return answer(call, json_object());
-	rc = set_create(call, 1, finish);
-	if (rc)
-		return rc;
-	command_set_add(call->set, vm, &command);
-	return set_begin(call);
+		return call_answer(call, json_object());
+	return call_ask_one(call, vm, &command, finish);
 }
 
 static int unshare_call(struct call *call)
 {
-	return simple_command(call, WIRE_CMD_UNSHARE, nothing_finish);
+	return simple_command(call, WIRE_CMD_UNSHARE, call_nothing);
 }
 
 static int unmanage_finish(struct call *call, const struct command_answer *a,
 			   size_t n)
 {
 	struct vm *vm = n == 1 ? vm_find_id(call->hvd, a->vm) : NULL;
-	int rc = nothing_finish(call, a, n);
+	int rc = call_nothing(call, a, n);
 
 	if (!rc && vm) {
 		vm->unmanaged = true;
@@ -463,8 +266,8 @@ static int wish_param(struct call *call, size_t i, struct wish *w)
 		*wish_at(w, i) = json_is_true(value);
 		return 0;
 	}
-	rc = number_param(call, wish_field[i].name, wish_field[i].least,
-			  wish_field[i].most, wish_at(w, i));
+	rc = call_number(call, wish_field[i].name, wish_field[i].least,
+			 wish_field[i].most, wish_at(w, i));
 	return rc == -ENOENT ? 0 : rc;
 }
 
@@ -500,10 +303,10 @@ static int wish_judge(struct call *call, const struct vm *vm,
 	uint64_t ram = vm->ram_pages << PAGE_SHIFT;
 
 	if (w->limit && w->limit < w->reservation)
-		return refuse(call, -EINVAL,
-			      "the limit would be below the reservation");
+		return call_refuse(call, -EINVAL,
+				   "the limit would be below the reservation");
 	if (ram && w->reservation > ram)
-		return refuse(
+		return call_refuse(
 			call, -EINVAL,
 			"the reservation would exceed its RAM, %llu bytes",
 			(unsigned long long)ram);
@@ -529,21 +332,21 @@ static void wish_apply(struct vm *vm, const struct wish *w, const char *by)
 static int set_finish(struct call *call, const struct command_answer *a,
 		      size_t n)
 {
-	int rc = first_refusal(call, a, n);
+	int rc = call_refusal(call, a, n);
 	struct vm *vm = n == 1 ? vm_find_id(call->hvd, a->vm) : NULL;
 	json_t *item, *list = json_object_get(call->pending, "wish");
 	struct wish w;
 	size_t i;
 
 	if (!rc && !vm)
-		rc = refuse(call, -ENOENT, "the VM is gone");
+		rc = call_refuse(call, -ENOENT, "the VM is gone");
 	if (rc)
 		return rc;
 	json_array_foreach (list, i, item)
 		*wish_at(&w, i) = (uint64_t)json_integer_value(item);
 	wish_apply(vm, &w, call->by);
-	return answer(call,
-		      json_incref(json_object_get(call->pending, "result")));
+	return call_answer(
+		call, json_incref(json_object_get(call->pending, "result")));
 }
 
 static json_t *wish_pack(struct wish *w)
@@ -566,18 +369,13 @@ static int set_ask(struct call *call, struct vm *vm, struct wish *w,
 				       .cap_bytes = w->cap,
 				       .reserve_bytes = w->reserve,
 				       .compress = (uint32_t)w->compress};
-	int rc = connected(call, vm);
+	int rc = call_connected(call, vm);
 
 	call->pending =
 		json_pack("{s:o, s:o}", "wish", wish_pack(w), "result", result);
 	if (!rc && !call->pending)
-		rc = refuse(call, -ENOMEM, "hvd has no memory");
-	if (!rc)
-		rc = set_create(call, 1, set_finish);
-	if (rc)
-		return rc;
-	command_set_add(call->set, vm, &command);
-	return set_begin(call);
+		rc = call_refuse(call, -ENOMEM, "hvd has no memory");
+	return rc ? rc : call_ask_one(call, vm, &command, set_finish);
 }
 
 static int set_call(struct call *call)
@@ -587,10 +385,10 @@ static int set_call(struct call *call)
 	json_t *result;
 	struct vm *vm = NULL;
 	size_t i;
-	int rc = dry_param(call, &dry);
+	int rc = call_bool(call, "dry_run", &dry);
 
 	if (!rc)
-		rc = vm_param(call, &vm);
+		rc = call_vm(call, &vm);
 	if (rc)
 		return rc;
 	old = new = wish_of(vm);
@@ -605,7 +403,7 @@ static int set_call(struct call *call)
 		return set_ask(call, vm, &new, result);
 	if (!dry)
 		wish_apply(vm, &new, call->by);
-	return answer(call, result);
+	return call_answer(call, result);
 }
 
 /* ---- the host -------------------------------------------------------------
@@ -626,19 +424,21 @@ static int pressure_call(struct call *call)
 	const char *was = pressure_word(call->hvd);
 	enum pressure_state state = PRESSURE_HIGH;
 	bool dry, release;
-	int rc = dry_param(call, &dry);
+	int rc = call_bool(call, "dry_run", &dry);
 
 	if (rc)
 		return rc;
 	release = word && !strcmp(word, "auto");
 	if (!word || (!release && pressure_parse(word, &state)))
-		return refuse(call, -EINVAL,
-			      "state: auto, high, clear, soft, hard or low");
+		return call_refuse(
+			call, -EINVAL,
+			"state: auto, high, clear, soft, hard or low");
 	if (!dry && (release ? pressure_release(p, call->by)
 			     : pressure_force(p, state, call->by)))
 		hvd_steer_soon(call->hvd);
-	return answer(call, json_pack("{s:s, s:s}", "was", was, "now",
-				      release ? "auto" : pressure_name(state)));
+	return call_answer(call,
+			   json_pack("{s:s, s:s}", "was", was, "now",
+				     release ? "auto" : pressure_name(state)));
 }
 
 static int budget_call(struct call *call)
@@ -646,13 +446,14 @@ static int budget_call(struct call *call)
 	uint64_t *budget = &call->hvd->config.budget_bytes;
 	uint64_t was = *budget, now = 0;
 	bool dry;
-	int rc = dry_param(call, &dry);
+	int rc = call_bool(call, "dry_run", &dry);
 
 	if (!rc)
-		rc = number_param(call, "bytes", 0, INT64_MAX, &now);
+		rc = call_number(call, "bytes", 0, INT64_MAX, &now);
 	if (rc == -ENOENT && !call->text[0])
-		rc = refuse(call, -EINVAL,
-			    "bytes: how much is needed (0: the whole host)");
+		rc = call_refuse(
+			call, -EINVAL,
+			"bytes: how much is needed (0: the whole host)");
 	if (rc)
 		return rc;
 	if (!dry) {
@@ -662,9 +463,9 @@ static int budget_call(struct call *call)
 			 call->by);
 		hvd_steer_soon(call->hvd);
 	}
-	return answer(call,
-		      json_pack("{s:I, s:I}", "was_bytes", (json_int_t)was,
-				"now_bytes", (json_int_t)now));
+	return call_answer(call,
+			   json_pack("{s:I, s:I}", "was_bytes", (json_int_t)was,
+				     "now_bytes", (json_int_t)now));
 }
 
 /* ---- the table ------------------------------------------------------------
@@ -684,7 +485,16 @@ static const struct method methods[] = {
 	 CONTROL_CHANGE,
 	 {"vm", "reservation_bytes", "limit_bytes", "shares", "weight",
 	  "cap_bytes", "reserve_bytes", "compress", "dry_run"}},
-	{"flush", flush_call, CONTROL_CHANGE, {"bytes", "vm", "dry_run"}},
+	{"flush", client_flush, CONTROL_CHANGE, {"bytes", "vm", "dry_run"}},
+	{"freeze", client_freeze, CONTROL_CHANGE, {"vm", "dry_run"}},
+	{"thaw", client_thaw, CONTROL_CHANGE, {"vm", "dry_run"}},
+	{"destroy",
+	 client_destroy,
+	 CONTROL_CHANGE,
+	 {"vm", "pool", "force", "dry_run"}},
+	{"auth", client_auth, CONTROL_CHANGE, {"uuid", "vm", "on", "dry_run"}},
+	{"save", client_save, CONTROL_CHANGE, {"vm", "dry_run"}},
+	{"restore", client_restore, CONTROL_CHANGE, {"vm", "dry_run"}},
 	{"unshare", unshare_call, CONTROL_CHANGE, {"vm", "dry_run"}},
 	{"unmanage", unmanage_call, CONTROL_CHANGE, {"vm", "dry_run"}},
 	{"pressure", pressure_call, CONTROL_CHANGE, {"state", "dry_run"}},
@@ -699,6 +509,13 @@ static const struct method *method_find(const char *name)
 		if (!strcmp(methods[i].name, name))
 			return &methods[i];
 	return NULL;
+}
+
+bool method_takes_file(const char *name)
+{
+	const struct method *m = method_find(name);
+
+	return m && (m->call == client_save || m->call == client_restore);
 }
 
 static bool param_known(const struct method *m, const char *name)
@@ -718,9 +535,9 @@ static int params_check(struct call *call, const struct method *m)
 
 	json_object_foreach (call->params, name, value) {
 		if (!param_known(m, name))
-			return refuse(call, -EINVAL,
-				      "%s has no parameter %.60s", m->name,
-				      name);
+			return call_refuse(call, -EINVAL,
+					   "%s has no parameter %.60s", m->name,
+					   name);
 	}
 	return 0;
 }
@@ -731,23 +548,17 @@ int method_call(struct call *call, const char *name)
 	int rc;
 
 	if (!m)
-		return refuse(call, -ENOSYS, "no method %.60s", name);
+		return call_refuse(call, -ENOSYS, "no method %.60s", name);
 	if (call->right < m->right)
-		return refuse(call, -EACCES,
-			      call->right == CONTROL_NOTHING
-				      ? "only root, hvd's user and members of "
-					"its group may ask"
-				      : "only root and hvd's own user may "
-					"change anything");
+		return call_refuse(
+			call, -EACCES,
+			call->right == CONTROL_NOTHING
+				? "only root, hvd's user and members of "
+				  "its group may ask"
+				: "only root and hvd's own user may "
+				  "change anything");
 	rc = params_check(call, m);
 	return rc ? rc : m->call(call);
-}
-
-void call_fini(struct call *call)
-{
-	json_decref(call->params);
-	json_decref(call->result);
-	json_decref(call->pending);
 }
 
 int method_parse(const char *line, size_t n, json_t **request_out,

@@ -50,6 +50,12 @@ struct field {
 #define TM_C(name, unit, help)                                                 \
 	{"tmem_" #name, help ", " #unit, offsetof(struct tmem_stats, name),    \
 	 true},
+#define GU_G(name, unit, help)                                                 \
+	{"guest_" #name, help ", " #unit, offsetof(struct guest_stats, name),  \
+	 false},
+#define GU_C(name, unit, help)                                                 \
+	{"guest_" #name, help ", " #unit, offsetof(struct guest_stats, name),  \
+	 true},
 #define DM_G(name, unit, help)                                                 \
 	{#name, help ", " #unit, offsetof(struct domain_stats, name), false},
 #define DM_C(name, unit, help)                                                 \
@@ -57,6 +63,7 @@ struct field {
 
 static const struct field mm_field[] = {MM_STATS(MM_G, MM_C)};
 static const struct field tmem_field[] = {TMEM_STATS(TM_G, TM_C)};
+static const struct field guest_field[] = {GUEST_STATS(GU_G, GU_C)};
 static const struct field domain_field[] = {DOMAIN_STATS(DM_G, DM_C)};
 
 static uint64_t field_value(const void *stats, const struct field *f)
@@ -98,6 +105,11 @@ static void vms_print(FILE *out, const struct hvd *hvd)
 		head_print(out, "vm", &tmem_field[i]);
 		TAILQ_FOREACH (vm, &hvd->vms, entry)
 			vm_line(out, vm, &tmem_field[i], &vm->stats.tmem);
+	}
+	for (i = 0; i < ARRAY_LEN(guest_field); i++) {
+		head_print(out, "vm", &guest_field[i]);
+		TAILQ_FOREACH (vm, &hvd->vms, entry)
+			vm_line(out, vm, &guest_field[i], &vm->stats.guest);
 	}
 }
 

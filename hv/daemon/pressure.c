@@ -82,7 +82,7 @@ void pressure_init(struct pressure *p, const struct pressure_config *config)
 	*p = (struct pressure){.config = *config};
 }
 
-static uint64_t min_bytes(const struct pressure *p, uint64_t memory_bytes)
+uint64_t pressure_min(const struct pressure *p, uint64_t memory_bytes)
 {
 	return p->config.min_bytes ? p->config.min_bytes
 				   : pressure_min_default(memory_bytes);
@@ -130,7 +130,7 @@ enum pressure_state pressure_now(const struct pressure *p)
 bool pressure_update(struct pressure *p, uint64_t free_bytes,
 		     uint64_t memory_bytes)
 {
-	uint64_t min = min_bytes(p, memory_bytes);
+	uint64_t min = pressure_min(p, memory_bytes);
 	enum pressure_state was = p->measured;
 
 	p->measured = state_of(p, free_bytes, min);
@@ -174,5 +174,5 @@ bool pressure_release(struct pressure *p, const char *by)
 
 uint64_t pressure_goal(const struct pressure *p, uint64_t memory_bytes)
 {
-	return line_leave(p, PRESSURE_SOFT, min_bytes(p, memory_bytes));
+	return line_leave(p, PRESSURE_SOFT, pressure_min(p, memory_bytes));
 }

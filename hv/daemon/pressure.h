@@ -50,6 +50,8 @@ bool pressure_force(struct pressure *p, enum pressure_state state,
 bool pressure_release(struct pressure *p, const char *by);
 
 enum pressure_state pressure_now(const struct pressure *p);
+/* What is to stay free whatever happens: all states are parts of it. */
+uint64_t pressure_min(const struct pressure *p, uint64_t memory_bytes);
 /* Free bytes at which shortage is over: where soft would end. */
 uint64_t pressure_goal(const struct pressure *p, uint64_t memory_bytes);
 

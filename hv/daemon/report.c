@@ -1,11 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * JSON of the control socket. Counters come from the same lists as the
- * structures (MM_STATS, TMEM_STATS), so one that is added appears here by
- * itself.
- *
- * WHY says service time: agents report the median of a fault, not the sum, so
- * times are count * median and labelled so in tmem-ctl(1).
+ * structures (MM_STATS, TMEM_STATS, GUEST_STATS), so one that is added appears
+ * here by itself.
  */
 #include "hv/daemon/report.h"
 #include "hv/base/host.h"
@@ -43,6 +40,33 @@ static json_t *tmem_pack(const struct tmem_stats *tm)
 	TMEM_STATS(FIELD, FIELD)
 #undef FIELD
 	return o;
+}
+
+static json_t *guest_pack(const struct guest_stats *g)
+{
+	json_t *o = json_object();
+
+#define FIELD(name, unit, help) set_integer(o, #name, g->name);
+	GUEST_STATS(FIELD, FIELD)
+#undef FIELD
+	return o;
+}
+
+static json_t *pools_pack(const uint8_t pool[TMEM_POOLS_MAX])
+{
+	static const char *const kind[TMEM_POOL_KINDS] = {
+		[TMEM_POOL_EPHEMERAL] = "ephemeral",
+		[TMEM_POOL_PERSISTENT] = "persistent",
+		[TMEM_POOL_SHARED] = "shared"};
+	json_t *list = json_array();
+	int i;
+
+	for (i = 0; i < TMEM_POOLS_MAX; i++)
+		if (pool[i] != TMEM_POOL_NONE)
+			json_array_append_new(list,
+					      json_pack("{s:i, s:s}", "pool", i,
+							"kind", kind[pool[i]]));
+	return list;
 }
 
 static json_t *features_pack(uint32_t features)
@@ -83,6 +107,8 @@ json_t *report_vm(const struct vm *vm)
 	json_object_set_new(o, "features", features_pack(vm->features));
 	json_object_set_new(o, "mm", mm_pack(&vm->stats.mm));
 	json_object_set_new(o, "tmem", tmem_pack(&vm->stats.tmem));
+	json_object_set_new(o, "guest", guest_pack(&vm->stats.guest));
+	json_object_set_new(o, "pools", pools_pack(vm->stats.pool));
 	return o;
 }
 
@@ -148,95 +174,23 @@ json_t *report_domain(const struct trust *trust)
 	return o;
 }
 
-/* ---- why ------------------------------------------------------------------
- */
-
-struct cause {
-	const char *name, *remedy;
-	uint64_t count;
-};
-
-static uint64_t risen(uint64_t now, uint64_t before)
-{
-	return now > before ? now - before : 0;
-}
-
-#define RISEN(field) risen(now->field, was->field)
-
-static json_t *causes_pack(const struct mm_stats *now,
-			   const struct mm_stats *was)
-{
-	const struct cause cause[] = {
-		{"swapped pages read back",
-		 "raise its reservation or limit, or the budget",
-		 RISEN(faults_swapped)},
-		{"compressed pages read back",
-		 "raise its reservation or limit, or lower the refault target",
-		 RISEN(faults_compressed)},
-		{"pages on trial touched again",
-		 "none needed: they rest longer next time", RISEN(faults_held)},
-		{"shared pages written to",
-		 "none if it passes; else share=never for its domain",
-		 RISEN(cow_breaks)},
-		{"untouched or zero pages filled", "none needed: normal use",
-		 RISEN(faults_zero)},
-		{"pages busy with device I/O, left alone",
-		 "use a kernel with UFFDIO_MOVE (6.8 or later)",
-		 RISEN(take_busy)},
-		{"store full", "raise the store's share of RAM, or allow swap",
-		 RISEN(store_full)},
-		{"swap file full", "give its disk room", RISEN(swap_full)}};
-	json_t *list = json_array();
-	size_t i;
-
-	for (i = 0; i < ARRAY_LEN(cause); i++)
-		if (cause[i].count)
-			json_array_append_new(
-				list,
-				json_pack("{s:s, s:o, s:f, s:s}", "cause",
-					  cause[i].name, "count",
-					  integer(cause[i].count), "ms",
-					  (double)cause[i].count *
-						  (double)now->fault_p50_ns /
-						  1e6,
-					  "remedy", cause[i].remedy));
-	return list;
-}
-
-json_t *report_why(const struct vm *vm)
-{
-	const struct mm_stats *now = &vm->stats.mm, *was;
-	uint64_t age_ns = 0, faults;
-	double seconds;
-
-	was = vm_stats_before(vm, &age_ns);
-	if (!was)
-		was = now;
-	seconds = age_ns ? (double)age_ns / 1e9 : 1;
-	faults = RISEN(faults);
-	return json_pack(
-		"{s:s, s:f, s:o, s:f, s:f, s:o, s:o}", "vm", vm->name,
-		"since_s", (double)age_ns / 1e9, "faults", integer(faults),
-		"faults_per_s", (double)faults / seconds, "wait_ms",
-		(double)faults * (double)now->fault_p50_ns / 1e6,
-		"refault_permille_min", integer(now->refault_permille_min),
-		"causes", causes_pack(now, was));
-}
-
 json_t *report_freeable(const struct hvd *hvd)
 {
 	json_t *list = json_array();
 	const struct vm *vm;
-	uint64_t sum = 0;
+	uint64_t sum = 0, cold = 0;
 
 	TAILQ_FOREACH (vm, &hvd->vms, entry) {
 		if (!vm->link)
 			continue;
-		sum += vm_freeable_bytes(vm);
+		sum += vm_lent_bytes(vm);
+		cold += vm_cold_bytes(vm);
 		json_array_append_new(
-			list, json_pack("{s:s, s:o}", "name", vm->name, "bytes",
-					integer(vm_freeable_bytes(vm))));
+			list,
+			json_pack("{s:s, s:o, s:o}", "name", vm->name, "bytes",
+				  integer(vm_lent_bytes(vm)), "cold_bytes",
+				  integer(vm_cold_bytes(vm))));
 	}
-	return json_pack("{s:o, s:o}", "total_bytes", integer(sum), "vms",
-			 list);
+	return json_pack("{s:o, s:o, s:o}", "total_bytes", integer(sum),
+			 "total_cold_bytes", integer(cold), "vms", list);
 }

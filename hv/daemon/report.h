@@ -14,7 +14,6 @@ struct trust;
 json_t *report_vm(const struct vm *vm);
 json_t *report_host(const struct hvd *hvd);
 json_t *report_domain(const struct trust *trust);
-json_t *report_why(const struct vm *vm);
 json_t *report_freeable(const struct hvd *hvd);
 
 #endif

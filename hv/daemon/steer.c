@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- *   has     = budget - pools - tables, or used by VMs + MemAvailable,
+ *   has     = budget - pools - tables, or used by VMs + MemAvailable + lent,
  *             less the copy-on-write reserve
  *   free    = has - used by VMs, which is what the pressure is measured by
  *   for VMs = has - what has to be free (pressure_goal)
+ *
+ * What is lent to guests (lend.c) is theirs until it is wanted, so it counts as
+ * free: pressure begins when it is used up, and not before.
  *
  * The reserve counts as used, so a storm of writes to shared pages finds memory
  * that nobody was given.
@@ -20,6 +23,7 @@
 #include "hv/daemon/arbiter.h"
 #include "hv/daemon/balloon.h"
 #include "hv/daemon/host_info.h"
+#include "hv/daemon/lend.h"
 #include "hv/daemon/link.h"
 #include "hv/daemon/trust.h"
 #include "hv/daemon/vm.h"
@@ -103,12 +107,31 @@ static uint64_t vms_bytes(const struct hvd *hvd)
 		return less(hvd->config.budget_bytes,
 			    steer_pool_bytes(hvd) +
 				    domains_sum(hvd).metadata_bytes + reserve);
-	return vms_used(hvd) + less(hvd->available_bytes, reserve);
+	return vms_used(hvd) +
+	       less(hvd->available_bytes + lend_sum(hvd), reserve);
 }
 
 static uint64_t free_bytes(const struct hvd *hvd)
 {
 	return less(vms_bytes(hvd), vms_used(hvd));
+}
+
+/*
+ * What may be lent in all: what is free above the minimum. With a budget, what
+ * the host itself has free is a bound as well. Pressure by hand takes it all
+ * back, as its first step.
+ */
+static uint64_t lendable_bytes(const struct hvd *hvd)
+{
+	const struct pressure *p = &hvd->pressure;
+	uint64_t bytes, host;
+
+	if (p->is_forced && pressure_now(p) >= PRESSURE_SOFT)
+		return 0;
+	bytes = less(free_bytes(hvd), pressure_min(p, steer_memory_bytes(hvd)));
+	host = less(hvd->available_bytes + lend_sum(hvd),
+		    pressure_min(p, hvd->memory_bytes));
+	return min_u64(bytes, host);
 }
 
 /* So many mappings may overlays cost at worst: one per page of all guests. */
@@ -272,11 +295,13 @@ static void target_make(const struct hvd *hvd, const struct vm *vm,
 	uint64_t ram = vm->ram_pages << PAGE_SHIFT;
 	uint64_t store = ram / 100 * hvd->config.store_percent;
 
-	if (vm->cap_bytes)
+	/* Of a guest with a line, the cap is its own client's. */
+	if (vm->cap_bytes && !vm->stats.guest.lines)
 		store = min_u64(store, vm->cap_bytes);
 	*out = (struct wire_target){
 		.resident_bytes = target_bytes(hvd, vm),
 		.store_bytes = store,
+		.lent_bytes = vm->lend.bytes,
 		.flags = target_flags(hvd, vm,
 				      vm->limit_bytes && vm->limit_bytes < ram),
 		.refault_permille_min = refaults_allowed(hvd),
@@ -284,15 +309,21 @@ static void target_make(const struct hvd *hvd, const struct vm *vm,
 		.pressure = pressure_now(&hvd->pressure)};
 }
 
+static bool moved(uint64_t x, uint64_t y)
+{
+	return !x != !y || (x > y ? x - y : y - x) > y >> NOISE_SHIFT;
+}
+
 static bool target_differs(const struct wire_target *a,
 			   const struct wire_target *b)
 {
-	uint64_t x = a->resident_bytes, y = b->resident_bytes;
 	struct wire_target rest = *a;
 
-	if (!x != !y || (x > y ? x - y : y - x) > y >> NOISE_SHIFT)
+	if (moved(a->resident_bytes, b->resident_bytes) ||
+	    moved(a->lent_bytes, b->lent_bytes))
 		return true;
-	rest.resident_bytes = y;
+	rest.resident_bytes = b->resident_bytes;
+	rest.lent_bytes = b->lent_bytes;
 	return memcmp(&rest, b, sizeof(rest)) != 0;
 }
 
@@ -307,7 +338,7 @@ static void target_send(struct hvd *hvd, struct vm *vm)
 		return;
 	/* If it does not go out, the next second tries again. */
 	vm->target_sent = !link_send_control(vm->link, WIRE_TARGET, &target,
-					     sizeof(target));
+					     sizeof(target), -1);
 	vm->target = target;
 }
 
@@ -316,6 +347,7 @@ void steer_apply(struct hvd *hvd)
 	struct vm *vm;
 
 	targets_divide(hvd);
+	lend_divide(hvd, lendable_bytes(hvd));
 	TAILQ_FOREACH (vm, &hvd->vms, entry)
 		target_send(hvd, vm);
 }

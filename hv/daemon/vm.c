@@ -30,6 +30,8 @@
 
 /* An agent may add RAM and offer it before its next STATS says so. */
 #define RAM_SLACK_PAGES ((uint64_t)1 << 18)
+/* What an agent may say its guest has; sums of it stay sums. */
+#define LENT_MAX ((uint64_t)1 << 44)
 
 struct vm *vm_find(struct hvd *hvd, const char *name)
 {
@@ -446,6 +448,19 @@ void vm_heard(struct vm *vm)
 	trust_recover_check(vm->trust);
 }
 
+/* The agent's own configuration has set them, before any hvd did. */
+static void knobs_take(struct vm *vm)
+{
+	const struct guest_stats *g = &vm->stats.guest;
+
+	if (vm->by_hand || !g->lines)
+		return;
+	vm->weight = (uint32_t)g->weight;
+	vm->cap_bytes = min_u64(g->cap_bytes, INT64_MAX);
+	vm->reserve_bytes = min_u64(g->reserve_bytes, INT64_MAX);
+	vm->compress = g->compress;
+}
+
 static void stats_take(struct vm *vm, const struct wire_head *msg)
 {
 	struct vm_sample *sample;
@@ -457,6 +472,8 @@ static void stats_take(struct vm *vm, const struct wire_head *msg)
 	sample = &vm->sample[vm->samples++ % VM_SAMPLES];
 	sample->at_ns = hvd_now_ns();
 	sample->mm = vm->stats.mm;
+	sample->guest = vm->stats.guest;
+	knobs_take(vm);
 }
 
 int vm_message(struct vm *vm, const struct wire_head *msg)
@@ -496,21 +513,18 @@ uint64_t vm_used_bytes(const struct vm *vm)
 		       vm->ram_pages << PAGE_SHIFT);
 }
 
-uint64_t vm_freeable_bytes(const struct vm *vm)
+uint64_t vm_lent_bytes(const struct vm *vm)
 {
-	const struct tmem_stats *tm = &vm->stats.tmem;
-	uint64_t lent = 0;
-
-	if (tm->pages && tm->pages_ephemeral <= tm->pages)
-		lent = (uint64_t)((double)tm->used_bytes *
-				  ((double)tm->pages_ephemeral /
-				   (double)tm->pages));
-	return min_u64(lent, vm->ram_pages << PAGE_SHIFT) +
-	       pages_bytes(vm, vm->stats.mm.cold_pages);
+	return min_u64(vm->stats.guest.freeable_bytes, LENT_MAX);
 }
 
-const struct mm_stats *vm_stats_before(const struct vm *vm,
-				       uint64_t *age_ns_out)
+uint64_t vm_cold_bytes(const struct vm *vm)
+{
+	return pages_bytes(vm, vm->stats.mm.cold_pages);
+}
+
+const struct vm_sample *vm_sample_before(const struct vm *vm,
+					 uint64_t *age_ns_out)
 {
 	const struct vm_sample *first, *last;
 
@@ -521,5 +535,5 @@ const struct mm_stats *vm_stats_before(const struct vm *vm,
 				    ? 0
 				    : vm->samples % VM_SAMPLES];
 	*age_ns_out = last->at_ns - first->at_ns;
-	return &first->mm;
+	return first;
 }

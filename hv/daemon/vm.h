@@ -7,6 +7,7 @@
 #define HV_DAEMON_VM_H
 
 #include "hv/daemon/hvd.h"
+#include "hv/daemon/lend.h"
 
 #define VM_SAMPLES 61 /* one a second: differences over a minute */
 #define VM_RAM_MAX ((uint64_t)1 << 32) /* pages: 16 TiB */
@@ -14,6 +15,7 @@
 struct vm_sample {
 	uint64_t at_ns;
 	struct mm_stats mm;
+	struct guest_stats guest;
 };
 
 struct vm {
@@ -51,7 +53,8 @@ struct vm {
 	struct vm_sample sample[VM_SAMPLES];
 	unsigned samples; /* ever; the last is at (samples - 1) % VM_SAMPLES */
 
-	uint64_t target_bytes;	   /* the arbiter's */
+	uint64_t target_bytes; /* the arbiter's */
+	struct lend lend;
 	struct wire_target target; /* as sent */
 	bool target_sent;
 	struct balloon *balloon; /* NULL: no QMP socket */
@@ -87,10 +90,12 @@ MUST_CHECK int vm_message(struct vm *vm, const struct wire_head *msg);
 /* Bytes of host memory it occupies alone: private, held, its store, its own
  * tables. */
 uint64_t vm_used_bytes(const struct vm *vm);
-/* What could be taken from it without harm. */
-uint64_t vm_freeable_bytes(const struct vm *vm);
+/* What is lent to its guest: its ephemeral pages, which may go at any time. */
+uint64_t vm_lent_bytes(const struct vm *vm);
+/* Private pages that were not used for a while. */
+uint64_t vm_cold_bytes(const struct vm *vm);
 /* Statistics as they were up to 60 s ago; age_ns_out: how long. NULL: none. */
-const struct mm_stats *vm_stats_before(const struct vm *vm,
-				       uint64_t *age_ns_out);
+const struct vm_sample *vm_sample_before(const struct vm *vm,
+					 uint64_t *age_ns_out);
 
 #endif

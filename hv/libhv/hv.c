@@ -20,8 +20,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TIMEOUT_MS  60000
-#define REQUEST_MAX ((size_t)64 << 10) /* hvd hangs up on a longer line */
+#define TIMEOUT_MS 60000
+#define LONG_MS                                                                \
+	(6u * 3600 * 1000 + TIMEOUT_MS) /* hvd's own patience and more */
+#define REQUEST_MAX ((size_t)64 << 10)	/* hvd hangs up on a longer line */
 #define ERRNO_MAX   133
 
 struct hv {
@@ -110,6 +112,12 @@ void hv_timeout_set(struct hv *hv, unsigned ms)
 const char *hv_error(const struct hv *hv)
 {
 	return hv->error;
+}
+
+void hv_progress_set(struct hv *hv, void (*fn)(void *arg), void *arg)
+{
+	hv->link.tick = fn;
+	hv->link.tick_arg = arg;
 }
 
 enum hv_fault hv_fault(const struct hv *hv)
@@ -205,7 +213,7 @@ static int reply_take(struct hv *hv, uint64_t id, uint64_t deadline,
 	return rc;
 }
 
-static int exchange(struct hv *hv, const char *line, uint64_t id,
+static int exchange(struct hv *hv, const char *line, uint64_t id, int fd,
 		    struct hv_value **out)
 {
 	uint64_t deadline = link_deadline(hv->timeout_ms);
@@ -213,7 +221,7 @@ static int exchange(struct hv *hv, const char *line, uint64_t id,
 
 	if (rc)
 		return rc;
-	rc = link_send(&hv->link, line, strlen(line), deadline);
+	rc = link_send(&hv->link, line, strlen(line), fd, deadline);
 	/* On EPIPE hvd may still have left its reason to be read. */
 	if (rc && rc != -EPIPE)
 		return fail(hv, rc, HV_FAULT_REACH, "cannot send: %s",
@@ -221,9 +229,9 @@ static int exchange(struct hv *hv, const char *line, uint64_t id,
 	return reply_take(hv, id, deadline, out);
 }
 
-/* Owns params; NULL params: they could not be packed. */
-static int call(struct hv *hv, const char *method, json_t *params,
-		struct hv_value **out)
+/* Owns params; NULL params: they could not be packed. fd goes along. */
+static int call_with(struct hv *hv, const char *method, json_t *params, int fd,
+		     struct hv_value **out)
 {
 	uint64_t id = hv->next_id++;
 	json_t *request = NULL;
@@ -246,9 +254,29 @@ static int call(struct hv *hv, const char *method, json_t *params,
 		rc = fail(hv, -E2BIG, HV_FAULT_LOCAL,
 			  "the request is too long");
 	else
-		rc = exchange(hv, line, id, out);
+		rc = exchange(hv, line, id, fd, out);
 	free(text);
 	free(line);
+	return rc;
+}
+
+static int call(struct hv *hv, const char *method, json_t *params,
+		struct hv_value **out)
+{
+	return call_with(hv, method, params, -1, out);
+}
+
+/* One that may take hours. */
+static int call_long(struct hv *hv, const char *method, json_t *params, int fd,
+		     struct hv_value **out)
+{
+	unsigned usual = hv->timeout_ms;
+	int rc;
+
+	if (usual == TIMEOUT_MS)
+		hv->timeout_ms = LONG_MS;
+	rc = call_with(hv, method, params, fd, out);
+	hv->timeout_ms = usual;
 	return rc;
 }
 
@@ -336,13 +364,72 @@ int hv_flush(struct hv *hv, const char *vm, uint64_t bytes, enum hv_mode mode,
 		    out);
 }
 
+static json_t *vm_json(const char *vm, enum hv_mode mode)
+{
+	return json_pack("{s:s, s:b}", "vm", vm, "dry_run", mode == HV_DRY_RUN);
+}
+
 static int vm_change(struct hv *hv, const char *method, const char *vm,
 		     enum hv_mode mode, struct hv_value **out)
 {
-	return call(hv, method,
-		    json_pack("{s:s, s:b}", "vm", vm, "dry_run",
-			      mode == HV_DRY_RUN),
+	return call(hv, method, vm_json(vm, mode), out);
+}
+
+int hv_freeze(struct hv *hv, const char *vm, enum hv_mode mode,
+	      struct hv_value **out)
+{
+	return vm_change(hv, "freeze", vm, mode, out);
+}
+
+int hv_thaw(struct hv *hv, const char *vm, enum hv_mode mode,
+	    struct hv_value **out)
+{
+	return vm_change(hv, "thaw", vm, mode, out);
+}
+
+static json_t *pool_json(const char *pool)
+{
+	char *end;
+	unsigned long long n;
+
+	errno = 0;
+	n = strtoull(pool, &end, 10);
+	if (*pool < '0' || *pool > '9' || *end || errno || !fits(n))
+		return json_string(pool);
+	return json_integer((json_int_t)n);
+}
+
+int hv_pool_destroy(struct hv *hv, const char *vm, const char *pool,
+		    enum hv_force force, enum hv_mode mode,
+		    struct hv_value **out)
+{
+	return call_long(hv, "destroy",
+			 json_pack("{s:s, s:o*, s:b, s:b}", "vm", vm, "pool",
+				   pool ? pool_json(pool) : NULL, "force",
+				   force == HV_FORCE, "dry_run",
+				   mode == HV_DRY_RUN),
+			 -1, out);
+}
+
+int hv_auth(struct hv *hv, const char *uuid, const char *vm, bool on,
+	    enum hv_mode mode, struct hv_value **out)
+{
+	return call(hv, "auth",
+		    json_pack("{s:s, s:s, s:b, s:b}", "uuid", uuid, "vm", vm,
+			      "on", on, "dry_run", mode == HV_DRY_RUN),
 		    out);
+}
+
+int hv_save(struct hv *hv, const char *vm, int fd, enum hv_mode mode,
+	    struct hv_value **out)
+{
+	return call_long(hv, "save", vm_json(vm, mode), fd, out);
+}
+
+int hv_restore(struct hv *hv, const char *vm, int fd, enum hv_mode mode,
+	       struct hv_value **out)
+{
+	return call_long(hv, "restore", vm_json(vm, mode), fd, out);
 }
 
 int hv_unshare(struct hv *hv, const char *vm, enum hv_mode mode,

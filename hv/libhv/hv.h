@@ -44,6 +44,12 @@ void hv_destroy(struct hv *hv);
 /* How long one call may take in all; default 60 s. */
 void hv_timeout_set(struct hv *hv, unsigned ms);
 
+/*
+ * Calls fn about four times a second while an answer is waited for, from within
+ * the call; NULL: no more. It may not use the handle.
+ */
+void hv_progress_set(struct hv *hv, void (*fn)(void *arg), void *arg);
+
 /* Of the last call; the text stays valid until the next. Never NULL. */
 const char *hv_error(const struct hv *hv);
 enum hv_fault hv_fault(const struct hv *hv);
@@ -71,6 +77,34 @@ MUST_CHECK int hv_freeable(struct hv *hv, struct hv_value **out);
 /* vm NULL: whoever is furthest over its share. */
 MUST_CHECK int hv_flush(struct hv *hv, const char *vm, uint64_t bytes,
 			enum hv_mode mode, struct hv_value **out);
+/* Of the guest's own pages: refuse new keys, or take them again. */
+MUST_CHECK int hv_freeze(struct hv *hv, const char *vm, enum hv_mode mode,
+			 struct hv_value **out);
+MUST_CHECK int hv_thaw(struct hv *hv, const char *vm, enum hv_mode mode,
+		       struct hv_value **out);
+
+/*
+ * pool NULL: all of the guest's. Else its number; "ram" is refused. HV_GENTLY:
+ * not if pages are there that exist nowhere else. Waits for hours if need be,
+ * as save and restore do.
+ */
+enum hv_force { HV_GENTLY, HV_FORCE };
+MUST_CHECK int hv_pool_destroy(struct hv *hv, const char *vm, const char *pool,
+			       enum hv_force force, enum hv_mode mode,
+			       struct hv_value **out);
+
+/* May this VM's guest join the shared pool of this uuid? */
+MUST_CHECK int hv_auth(struct hv *hv, const char *uuid, const char *vm, bool on,
+		       enum hv_mode mode, struct hv_value **out);
+
+/*
+ * fd: an open file, which stays the caller's; the VM's process writes to it or
+ * reads from it, so its offset tells how far that is. With HV_DRY_RUN: -1.
+ */
+MUST_CHECK int hv_save(struct hv *hv, const char *vm, int fd, enum hv_mode mode,
+		       struct hv_value **out);
+MUST_CHECK int hv_restore(struct hv *hv, const char *vm, int fd,
+			  enum hv_mode mode, struct hv_value **out);
 /* vm NULL: all of them. */
 MUST_CHECK int hv_check(struct hv *hv, const char *vm, struct hv_value **out);
 MUST_CHECK int hv_unshare(struct hv *hv, const char *vm, enum hv_mode mode,

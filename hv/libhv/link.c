@@ -111,16 +111,37 @@ bool link_is_quiet(const struct link *link)
 	return link->have == link->used && poll(&pfd, 1, 0) == 0;
 }
 
-int link_send(struct link *link, const char *data, size_t n, uint64_t deadline)
+static ssize_t part_send(int sock, const char *data, size_t n, int fd)
+{
+	_Alignas(struct cmsghdr) char buf[CMSG_SPACE(sizeof(int))] = {0};
+	struct iovec iov = {.iov_len = n};
+	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
+	struct cmsghdr *cm;
+
+	memcpy(&iov.iov_base, &data, sizeof(data)); /* sendmsg only reads */
+	if (fd >= 0) {
+		mh.msg_control = buf;
+		mh.msg_controllen = sizeof(buf);
+		cm = CMSG_FIRSTHDR(&mh);
+		cm->cmsg_level = SOL_SOCKET;
+		cm->cmsg_type = SCM_RIGHTS;
+		cm->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(cm), &fd, sizeof(int));
+	}
+	return sendmsg(sock, &mh, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+int link_send(struct link *link, const char *data, size_t n, int fd,
+	      uint64_t deadline)
 {
 	while (n) {
-		ssize_t r =
-			send(link->fd, data, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+		ssize_t r = part_send(link->fd, data, n, fd);
 		int rc;
 
 		if (r >= 0) {
 			data += r;
 			n -= (size_t)r;
+			fd = -1;
 			continue;
 		}
 		if (errno != EAGAIN && errno != EINTR)
@@ -168,7 +189,12 @@ static int link_fill(struct link *link, uint64_t deadline)
 		return 0;
 	if (errno != EAGAIN && errno != EINTR)
 		return -errno;
-	return socket_wait(link->fd, POLLIN, deadline);
+	if (!link->tick)
+		return socket_wait(link->fd, POLLIN, deadline);
+	link->tick(link->tick_arg);
+	rc = socket_wait(link->fd, POLLIN,
+			 min_u64(deadline, link_deadline(LINK_TICK_MS)));
+	return rc == -ETIMEDOUT && now_ms() < deadline ? 0 : rc;
 }
 
 int link_line(struct link *link, char **line_out, size_t *n_out,

@@ -14,7 +14,11 @@ struct link {
 	size_t have; /* bytes in buf */
 	size_t used; /* of these, already handed out as a line */
 	size_t room;
+	void (*tick)(void *arg); /* called while a line is waited for */
+	void *tick_arg;
 };
+
+#define LINK_TICK_MS 250
 
 /* Milliseconds of the monotonic clock, now + ms. */
 uint64_t link_deadline(unsigned ms);
@@ -30,7 +34,8 @@ MUST_CHECK int link_connect(struct link *link, const char *path,
 /* Nothing unasked has come and the other end is there. */
 bool link_is_quiet(const struct link *link);
 
-MUST_CHECK int link_send(struct link *link, const char *data, size_t n,
+/* With the first byte goes fd, unless it is -1; it stays the caller's. */
+MUST_CHECK int link_send(struct link *link, const char *data, size_t n, int fd,
 			 uint64_t deadline);
 
 /*

@@ -30,6 +30,7 @@ static void line_run(struct hvd *hvd, json_t *request, const char *method,
 {
 	struct command_list commands = TAILQ_HEAD_INITIALIZER(commands);
 	struct call call = {.hvd = hvd,
+			    .fd = -1,
 			    .commands = &commands,
 			    .right = right,
 			    .by = "fuzz",

@@ -167,6 +167,7 @@ static void target_fill(struct target *msg, uint64_t resident_bytes)
 		{WIRE_VERSION, WIRE_TARGET, sizeof(*msg)},
 		{.resident_bytes = resident_bytes,
 		 .store_bytes = (uint64_t)1 << 30,
+		 .lent_bytes = UINT64_MAX,
 		 .flags = WIRE_MAY_SHARE | WIRE_MAY_COMPRESS | WIRE_BREAK_HUGE,
 		 .refault_permille_min = 1000,
 		 .scan_ms = 500}};
@@ -287,7 +288,7 @@ static void *run(void *arg)
 				agent_read(h, &h->agent[i]);
 		now = host_real.now_ns();
 		dead_members_leave(h);
-		domain_flush(h->domain);
+		domain_flush(h->domain, now);
 		if (now - tick_ns > 1000000000) {
 			domain_tick(h->domain, now);
 			tick_ns = now;

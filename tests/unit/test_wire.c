@@ -279,9 +279,21 @@ START_TEST(hvd_bodies_are_checked)
 	ck_assert_int_eq(judge(WIRE_HVD), -EPROTO);
 	packet_start(WIRE_COMMAND, sizeof(*command));
 	ck_assert_int_eq(judge(WIRE_HVD), -EPROTO);
-	command->op = WIRE_CMD_UNMANAGE;
+	command->op = WIRE_CMD_RESTORE;
 	ck_assert_int_eq(judge(WIRE_HVD), 0);
 	command->op++;
+	ck_assert_int_eq(judge(WIRE_HVD), -EPROTO);
+	command->op = WIRE_CMD_DESTROY;
+	command->pool = WIRE_POOL_ALL;
+	ck_assert_int_eq(judge(WIRE_HVD), 0);
+	command->pool = TMEM_POOLS_MAX - 1;
+	ck_assert_int_eq(judge(WIRE_HVD), 0);
+	command->pool++;
+	ck_assert_int_eq(judge(WIRE_HVD), -EPROTO);
+	command->pool = WIRE_POOL_ALL - 1;
+	ck_assert_int_eq(judge(WIRE_HVD), -EPROTO);
+	command->pool = 0;
+	command->on = 2;
 	ck_assert_int_eq(judge(WIRE_HVD), -EPROTO);
 	packet_start(WIRE_TARGET, sizeof(*target));
 	target->flags = 16;
@@ -289,6 +301,28 @@ START_TEST(hvd_bodies_are_checked)
 	target->flags = 15;
 	target->pressure = 5;
 	ck_assert_int_eq(judge(WIRE_HVD), -EPROTO);
+}
+END_TEST
+
+/* What is shown as yes and no is yes or no; kinds of pools are known ones. */
+START_TEST(stats_are_checked)
+{
+	struct wire_stats *stats = body;
+
+	packet_start(WIRE_STATS, sizeof(*stats));
+	stats->pool[TMEM_POOLS_MAX - 1] = TMEM_POOL_SHARED;
+	stats->guest.lines = stats->guest.drivers = 1;
+	stats->guest.weight = UINT32_MAX;
+	stats->guest.puts = UINT64_MAX;
+	ck_assert_int_eq(judge(WIRE_AGENT), 0);
+	stats->pool[TMEM_POOLS_MAX - 1] = TMEM_POOL_KINDS;
+	ck_assert_int_eq(judge(WIRE_AGENT), -EPROTO);
+	stats->pool[TMEM_POOLS_MAX - 1] = 0;
+	stats->guest.lines = 2;
+	ck_assert_int_eq(judge(WIRE_AGENT), -EPROTO);
+	stats->guest.lines = 1;
+	stats->guest.weight = (uint64_t)UINT32_MAX + 1;
+	ck_assert_int_eq(judge(WIRE_AGENT), -EPROTO);
 }
 END_TEST
 
@@ -326,6 +360,7 @@ int main(void)
 	tcase_add_test(tc, elements_are_checked_to_the_last);
 	tcase_add_test(tc, publish_count_is_its_length);
 	tcase_add_test(tc, hvd_bodies_are_checked);
+	tcase_add_test(tc, stats_are_checked);
 	tcase_add_test(tc, any_address_will_do);
 	suite_add_tcase(s, tc);
 	sr = srunner_create(s);

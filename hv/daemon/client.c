@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See client.h. The pages are in the VM's own process; hvd asks its agent, and
+ * answers when the agent does. Saving and destroying take as long as they take:
+ * such a call has hours, others keep coming through meanwhile.
+ *
+ * The file of save and restore is opened by whoever calls, with that user's
+ * rights, and only its descriptor travels: through hvd, which neither reads nor
+ * writes it, to the agent, which gets this one file and no name.
+ */
+#include "hv/daemon/client.h"
+#include "hv/base/log.h"
+#include "hv/daemon/vm.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define LONG_NS	   (UINT64_C(6) * 3600 * 1000000000)
+#define DASHES_MAX 4
+
+/* ---- flush -------------------------------------------------------------- */
+
+static int flush_finish(struct call *call, const struct command_answer *a,
+			size_t n)
+{
+	int rc = call_refusal(call, a, n);
+	json_int_t sum = 0;
+
+	for (; n; n--, a++)
+		if (a->value > 0 && a->value < INT64_MAX - sum)
+			sum += a->value;
+	return rc ? rc
+		  : call_answer(call, json_pack("{s:I}", "flushed_bytes", sum));
+}
+
+static double over_weight(const struct vm *vm)
+{
+	return (double)vm_lent_bytes(vm) / (vm->weight + 1.0);
+}
+
+/* Of those not asked yet: who has most for its weight. NULL: nobody has. */
+static struct vm *furthest_over(struct hvd *hvd, double below)
+{
+	struct vm *vm, *best = NULL;
+	double over, most = 0;
+
+	TAILQ_FOREACH (vm, &hvd->vms, entry) {
+		if (!vm->link || vm->unmanaged)
+			continue;
+		over = over_weight(vm);
+		if (over > most && over < below) {
+			most = over;
+			best = vm;
+		}
+	}
+	return best;
+}
+
+static uint64_t flush_one(struct call *call, struct vm *vm, uint64_t bytes,
+			  bool dry)
+{
+	struct wire_command command = {.op = WIRE_CMD_FLUSH};
+
+	command.arg = min_u64(bytes, vm_lent_bytes(vm));
+	if (!dry)
+		command_set_add(call->set, vm, &command, -1);
+	return command.arg;
+}
+
+/* Returns what is to be flushed. */
+static uint64_t flush_all(struct call *call, struct vm *only, uint64_t bytes,
+			  bool dry)
+{
+	uint64_t left = bytes;
+	double below = 1e300;
+	struct vm *vm;
+
+	if (only)
+		return flush_one(call, only, bytes, dry);
+	while (left && (vm = furthest_over(call->hvd, below))) {
+		below = over_weight(vm);
+		left -= flush_one(call, vm, left, dry);
+	}
+	return bytes - left;
+}
+
+static size_t vm_count(const struct hvd *hvd)
+{
+	const struct vm *vm;
+	size_t n = 0;
+
+	TAILQ_FOREACH (vm, &hvd->vms, entry)
+		n++;
+	return n;
+}
+
+int client_flush(struct call *call)
+{
+	struct vm *only = NULL;
+	uint64_t bytes = 0;
+	bool dry;
+	int rc = call_bool(call, "dry_run", &dry);
+
+	if (!rc)
+		rc = call_vm_maybe(call, &only);
+	if (!rc && only)
+		rc = call_connected(call, only);
+	if (!rc)
+		rc = call_number(call, "bytes", 0, INT64_MAX, &bytes);
+	if (rc == -ENOENT && !call->text[0])
+		rc = call_refuse(call, -EINVAL, "bytes: how much is needed");
+	if (!rc && !dry)
+		rc = call_ask(call, vm_count(call->hvd), flush_finish);
+	if (rc)
+		return rc;
+	bytes = flush_all(call, only, bytes, dry);
+	return dry ? call_answer(call, json_pack("{s:I}", "flushed_bytes",
+						 (json_int_t)bytes))
+		   : call_wait(call);
+}
+
+/* ---- the others --------------------------------------------------------- */
+
+/* The client this call is about; it has to be one that can be asked. */
+static int client_param(struct call *call, struct vm **out, bool *dry_out)
+{
+	int rc = call_bool(call, "dry_run", dry_out);
+
+	if (!rc)
+		rc = call_vm(call, out);
+	if (!rc)
+		rc = call_connected(call, *out);
+	if (rc || !(*out)->have_stats || (*out)->stats.guest.lines)
+		return rc;
+	return call_refuse(call, -ENXIO,
+			   "VM %s has no tmem device: all its pages here are "
+			   "its own RAM, compressed",
+			   (*out)->name);
+}
+
+static int freeze(struct call *call, const char *what, uint32_t on)
+{
+	struct wire_command command = {.op = WIRE_CMD_FREEZE, .on = on};
+	struct vm *vm = NULL;
+	bool dry;
+	int rc = client_param(call, &vm, &dry);
+
+	if (rc)
+		return rc;
+	if (dry)
+		return call_answer(call, json_object());
+	log_info("vm %s: %s, by %s", vm->name, what, call->by);
+	return call_ask_one(call, vm, &command, call_nothing);
+}
+
+int client_freeze(struct call *call)
+{
+	return freeze(call, "frozen", 1);
+}
+
+int client_thaw(struct call *call)
+{
+	return freeze(call, "thawed", 0);
+}
+
+static int pages_finish(struct call *call, const struct command_answer *a,
+			size_t n)
+{
+	int rc = call_refusal(call, a, n);
+	json_int_t pages = n == 1 && a->value > 0 ? a->value : 0;
+
+	return rc ? rc : call_answer(call, json_pack("{s:I}", "pages", pages));
+}
+
+static json_t *pages_pack(uint64_t pages)
+{
+	return json_pack("{s:I}", "pages",
+			 (json_int_t)min_u64(pages, INT64_MAX));
+}
+
+/* A pool's number; "ram" is not one of the guest's, and said to be so. */
+static int pool_param(struct call *call, const struct vm *vm, int32_t *out)
+{
+	const json_t *value = json_object_get(call->params, "pool");
+	uint64_t pool = 0;
+	int rc;
+
+	*out = WIRE_POOL_ALL;
+	if (!value)
+		return 0;
+	if (json_is_string(value) && !strcmp(json_string_value(value), "ram"))
+		return call_refuse(call, -EPERM,
+				   "the compressed tier of %s is guest RAM: to "
+				   "destroy it would lose the guest's memory; "
+				   "`hv unmanage` restores it",
+				   vm->name);
+	rc = call_number(call, "pool", 0, TMEM_POOLS_MAX - 1, &pool);
+	*out = (int32_t)pool;
+	return rc;
+}
+
+/* By its last STATS; the agent judges by what is true then. */
+static uint64_t pages_doomed(const struct vm *vm, int32_t pool)
+{
+	const struct guest_stats *g = &vm->stats.guest;
+	uint64_t pages = 0;
+	bool dropped = false, kept = false;
+	int32_t id;
+
+	for (id = 0; id < TMEM_POOLS_MAX; id++) {
+		if (pool != WIRE_POOL_ALL && pool != id)
+			continue;
+		kept |= vm->stats.pool[id] == TMEM_POOL_PERSISTENT;
+		dropped |= vm->stats.pool[id] == TMEM_POOL_EPHEMERAL ||
+			   vm->stats.pool[id] == TMEM_POOL_SHARED;
+	}
+	if (kept)
+		pages += min_u64(g->persistent_pages, INT64_MAX / 2);
+	if (dropped)
+		pages += min_u64(g->ephemeral_pages, INT64_MAX / 2);
+	return pages;
+}
+
+int client_destroy(struct call *call)
+{
+	struct wire_command command = {.op = WIRE_CMD_DESTROY};
+	struct vm *vm = NULL;
+	bool dry, force;
+	int rc = client_param(call, &vm, &dry);
+
+	if (!rc)
+		rc = call_bool(call, "force", &force);
+	if (!rc)
+		rc = pool_param(call, vm, &command.pool);
+	if (rc)
+		return rc;
+	if (command.pool >= 0 && !vm->stats.pool[command.pool] &&
+	    vm->have_stats)
+		return call_refuse(call, -ENOENT, "VM %s has no pool %d",
+				   vm->name, (int)command.pool);
+	if (dry)
+		return call_answer(call,
+				   pages_pack(pages_doomed(vm, command.pool)));
+	command.on = force;
+	call->patience_ns = LONG_NS;
+	log_info("vm %s: pools destroyed by %s", vm->name, call->by);
+	return call_ask_one(call, vm, &command, pages_finish);
+}
+
+static int nibble(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+int client_uuid_parse(const char *text, uint8_t uuid_out[16])
+{
+	unsigned n = 0, dashes = 0;
+
+	for (; *text; text++) {
+		if (*text == '-' && n && n < 32 && dashes < DASHES_MAX) {
+			dashes++;
+			continue;
+		}
+		if (n == 32 || nibble(*text) < 0)
+			return -EINVAL;
+		uuid_out[n / 2] = (uint8_t)(n % 2 ? uuid_out[n / 2] << 4 : 0) |
+				  (uint8_t)nibble(*text);
+		n++;
+	}
+	return n == 32 ? 0 : -EINVAL;
+}
+
+int client_auth(struct call *call)
+{
+	const char *uuid =
+		json_string_value(json_object_get(call->params, "uuid"));
+	struct wire_command command = {.op = WIRE_CMD_AUTH};
+	struct vm *vm = NULL;
+	bool dry, on;
+	int rc = client_param(call, &vm, &dry);
+
+	if (!rc)
+		rc = call_bool(call, "on", &on);
+	if (rc)
+		return rc;
+	if (!json_object_get(call->params, "on"))
+		return call_refuse(call, -EINVAL, "on: true or false");
+	if (!uuid || client_uuid_parse(uuid, command.uuid))
+		return call_refuse(call, -EINVAL,
+				   "uuid: 32 hexadecimal digits");
+	if (dry)
+		return call_answer(call, json_object());
+	command.on = on;
+	log_info("vm %s: shared pool %.36s %s, by %s", vm->name, uuid,
+		 on ? "allowed" : "forbidden", call->by);
+	return call_ask_one(call, vm, &command, call_nothing);
+}
+
+/* dry_pages: what is said under dry_run. */
+static int stream(struct call *call, uint32_t op, bool saving)
+{
+	struct wire_command command = {.op = op};
+	struct vm *vm = NULL;
+	bool dry;
+	int rc = client_param(call, &vm, &dry);
+
+	if (rc)
+		return rc;
+	if (dry)
+		return call_answer(
+			call,
+			pages_pack(saving ? vm->stats.guest.persistent_pages
+					  : 0));
+	if (call->fd < 0)
+		return call_refuse(call, -EBADF,
+				   "an open file has to come with the call");
+	call->patience_ns = LONG_NS;
+	log_info("vm %s: %s, by %s", vm->name,
+		 saving ? "being saved" : "being restored", call->by);
+	return call_ask_one(call, vm, &command, pages_finish);
+}
+
+int client_save(struct call *call)
+{
+	return stream(call, WIRE_CMD_SAVE, true);
+}
+
+int client_restore(struct call *call)
+{
+	return stream(call, WIRE_CMD_RESTORE, false);
+}
