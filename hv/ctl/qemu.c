@@ -9,11 +9,13 @@
  *   environment  LD_PRELOAD=libhvagent.so:...  TIDEPOOL_NAME, _DOMAIN, ...
  *   -qmp         a monitor of hvd's own, for the balloon
  *   -device      a virtio balloon with free-page reporting, if it has none
+ *   -device      the guest's page store, if one is asked for (attach.c)
  *
  * Asked for a managed VM, this refuses to start one that could not be;
  * --if-possible starts it anyway. Things that leave only part of the VM
  * unmanaged are warnings.
  */
+#include "hv/ctl/attach.h"
 #include "hv/ctl/elf.h"
 #include "hv/ctl/qemu_line.h"
 #include "hv/ctl/size.h"
@@ -31,7 +33,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define ARGS_ADDED   5 /* -qmp X -device X NULL */
+#define ARGS_ADDED   (5 + ATTACH_WORDS) /* -qmp X -device X ... NULL */
 #define SHARES_MAX   1000000
 #define ENV_MAX	     16
 #define QMP_PATH_MAX 108
@@ -54,6 +56,7 @@ struct qemu_run {
 	char name[QEMU_NAME_MAX];
 	char qmp[QMP_PATH_MAX]; /* "": none */
 	char qmp_option[QMP_PATH_MAX + 32];
+	struct attach attach; /* word[0] NULL: none */
 	struct setting env[ENV_MAX];
 	size_t n_env;
 	char **argv; /* with what is added */
@@ -308,6 +311,24 @@ static enum ctl_exit qmp_choose(struct qemu_run *run)
 	return CTL_DONE;
 }
 
+/* Asked for, and so refused rather than left out. */
+static enum ctl_exit tmem_choose(struct qemu_run *run)
+{
+	uint64_t bytes = 0;
+
+	if (ctl_size(run->ctl, OPT_TMEM, &bytes))
+		return CTL_USAGE;
+	if (!bytes)
+		return CTL_DONE;
+	if (run->line.balloon == QEMU_BALLOON_NO_PCI)
+		return ctl_refuse(run->ctl,
+				  "--tmem: this machine has no PCI bus");
+	if (attach_make(run->run_dir, run->name, &run->attach))
+		return ctl_refuse(run->ctl, "TIDEPOOL_RUN_DIR is too long for "
+					    "a socket");
+	return CTL_DONE;
+}
+
 /* ---- environment and arguments
  * ------------------------------------------------- */
 
@@ -335,6 +356,8 @@ static const struct env_option {
 	{OPT_STORE, "TIDEPOOL_STORE", ENV_STORE},
 	{OPT_SWAP, "TIDEPOOL_SWAP", ENV_TEXT},
 	{OPT_SWAP_SIZE, "TIDEPOOL_SWAP_SIZE", ENV_SIZE},
+	{OPT_TMEM, "TIDEPOOL_TMEM", ENV_SIZE},
+	{OPT_TMEM_SWAP, "TIDEPOOL_TMEM_SWAP", ENV_SIZE},
 };
 
 /* "0%" to "100%", of guest RAM. */
@@ -382,6 +405,8 @@ static enum ctl_exit options_check(struct ctl *ctl)
 				 domain);
 	if (ctl_has(ctl, OPT_SWAP) != ctl_has(ctl, OPT_SWAP_SIZE))
 		return ctl_usage(ctl, "--swap and --swap-size go together");
+	if (ctl_has(ctl, OPT_TMEM_SWAP) && !ctl_has(ctl, OPT_TMEM))
+		return ctl_usage(ctl, "--tmem-swap needs --tmem");
 	if (swap && *swap != '/')
 		return ctl_usage(ctl, "--swap `%s`: give the whole path", swap);
 	if (ctl_size(ctl, OPT_RESERVATION, &reservation) ||
@@ -447,6 +472,8 @@ static enum ctl_exit argv_make(struct qemu_run *run)
 		run->argv[n++] = (char *)(uintptr_t) "-device";
 		run->argv[n++] = (char *)(uintptr_t)BALLOON_DEVICE;
 	}
+	for (size_t i = 0; run->attach.word[i]; i++)
+		run->argv[n++] = (char *)(uintptr_t)run->attach.word[i];
 	return CTL_DONE;
 }
 
@@ -478,36 +505,6 @@ static void flaws_tell(const struct qemu_run *run)
 
 /* ---- showing or doing
  * ------------------------------------------------------------ */
-
-/* As a shell would need it. */
-static void word_print(FILE *out, const char *word)
-{
-	if (*word && !word[strspn(word, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-					"abcdefghijklmnopqrstuvwxyz0123456789"
-					"%+,-./:=@_")]) {
-		fputs(word, out);
-		return;
-	}
-	fputc('\'', out);
-	for (; *word; word++)
-		if (*word == '\'')
-			fputs("'\\''", out);
-		else
-			fputc(*word, out);
-	fputc('\'', out);
-}
-
-static void json_print(FILE *out, const char *text)
-{
-	fputc('"', out);
-	for (; *text; text++)
-		if ((unsigned char)*text < 0x20)
-			fprintf(out, "\\u%04x", (unsigned)*text);
-		else
-			fprintf(out, strchr("\"\\", *text) ? "\\%c" : "%c",
-				*text);
-	fputc('"', out);
-}
 
 static void run_json(const struct qemu_run *run, FILE *out)
 {
@@ -573,6 +570,8 @@ static enum ctl_exit run_prepare(struct qemu_run *run)
 	exit_code = run_dir_choose(run);
 	if (!exit_code)
 		exit_code = qmp_choose(run);
+	if (!exit_code)
+		exit_code = tmem_choose(run);
 	if (!exit_code)
 		exit_code = env_make(run);
 	return exit_code;

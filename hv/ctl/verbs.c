@@ -48,8 +48,12 @@ static const struct verb hv_verbs[] = {
 	 BIT(OPT_HELP) | BIT(OPT_JSON) | BIT(OPT_DRY_RUN) | BIT(OPT_NAME) |
 		 BIT(OPT_DOMAIN) | BIT(OPT_RESERVATION) | BIT(OPT_LIMIT) |
 		 BIT(OPT_SHARES) | BIT(OPT_NO_BALLOON) | BIT(OPT_STORE) |
-		 BIT(OPT_SWAP) | BIT(OPT_SWAP_SIZE) | BIT(OPT_IF_POSSIBLE),
+		 BIT(OPT_SWAP) | BIT(OPT_SWAP_SIZE) | BIT(OPT_IF_POSSIBLE) |
+		 BIT(OPT_TMEM) | BIT(OPT_TMEM_SWAP),
 	 1, ARGS_REST, qemu_verb},
+	{"attach-line", "[VM]", "QEMU arguments for its guest's page store",
+	 "attach-line desk1\nattach-line desk1 --json",
+	 BIT(OPT_HELP) | BIT(OPT_JSON), 0, 1, attach_verb},
 	{"version", "", "of hv and of the hvd that answers", "version",
 	 OPTS_ALWAYS | BIT(OPT_JSON), 0, 0, look_version},
 	{"help", "[VERB]", "all verbs, or one", "help\nhelp qemu",

@@ -25,6 +25,7 @@ enum ctl_exit change_unmanage(struct ctl *ctl);
 enum ctl_exit change_pressure(struct ctl *ctl);
 enum ctl_exit change_budget(struct ctl *ctl);
 
+enum ctl_exit attach_verb(struct ctl *ctl); /* attach.c */
 enum ctl_exit qemu_verb(struct ctl *ctl);   /* qemu.c */
 enum ctl_exit screen_verb(struct ctl *ctl); /* screen.c */
 

@@ -390,6 +390,48 @@ START_TEST(command_line_becomes_managed)
 }
 END_TEST
 
+START_TEST(guest_gets_its_page_store)
+{
+	char wanted[160];
+	json_t *run = dry_run("--tmem 64M --tmem-swap 1M", "qemu-system-x86_64",
+			      "-name desk1");
+
+	ck_assert_str_eq(env_of(run, "TIDEPOOL_TMEM"), "67108864");
+	ck_assert_str_eq(env_of(run, "TIDEPOOL_TMEM_SWAP"), "1048576");
+	snprintf(wanted, sizeof(wanted),
+		 "socket,id=tidepool-tmem,path=%s/desk1.tmem", dir);
+	ck_assert(argv_has(run, wanted));
+	ck_assert(argv_has(
+		run, "ivshmem-doorbell,chardev=tidepool-tmem,vectors=17"));
+	json_decref(run);
+	run = dry_run("--tmem 0", "qemu-system-x86_64", "-name desk1");
+	ck_assert(!argv_has(run, "ivshmem"));
+	json_decref(run);
+	run = dry_run("", "qemu-system-x86_64", "-name desk1");
+	ck_assert(!argv_has(run, "ivshmem"));
+	json_decref(run);
+}
+END_TEST
+
+START_TEST(line_is_printed_for_other_qemus)
+{
+	char copy[64], *argv[8], wanted[256];
+	size_t n, out_n;
+	FILE *out = open_memstream(&out_text, &out_n);
+
+	strcpy(copy, "hv attach-line desk1");
+	n = words_split(copy, argv);
+	ck_assert_int_eq(program_run(&program_hv, (int)n, argv, out, stderr),
+			 CTL_DONE);
+	fclose(out);
+	snprintf(wanted, sizeof(wanted),
+		 "-chardev socket,id=tidepool-tmem,path=%s/desk1.tmem -device "
+		 "ivshmem-doorbell,chardev=tidepool-tmem,vectors=17\n",
+		 dir);
+	ck_assert_str_eq(out_text, wanted);
+}
+END_TEST
+
 START_TEST(nothing_asked_nothing_said)
 {
 	char wanted[64];
@@ -480,6 +522,8 @@ static const char *const misuses[] = {
 	"--limit 1G --reservation 2G -- QEMU",
 	"--limit x -- QEMU",
 	"--shares 0x1 -- QEMU",
+	"--tmem-swap 1G -- QEMU",
+	"--tmem lots -- QEMU",
 	"--nonsense -- QEMU",
 };
 
@@ -628,6 +672,8 @@ int main(void)
 	tcase_add_test(tc, headers_that_lie_are_no_programs);
 	tcase_add_test(tc, setuid_programs_do_not_preload);
 	tcase_add_test(tc, command_line_becomes_managed);
+	tcase_add_test(tc, guest_gets_its_page_store);
+	tcase_add_test(tc, line_is_printed_for_other_qemus);
 	tcase_add_test(tc, nothing_asked_nothing_said);
 	tcase_add_test(tc, store_may_be_a_percentage);
 	tcase_add_test(tc, paths_become_absolute);
