@@ -57,44 +57,72 @@ static const struct view_field tmem_fields[] = {
 	{"WEIGHT", "weight", VIEW_ID},
 	{"CAP", "cap_bytes", VIEW_LIMIT},
 	{"RESERVE", "reserve_bytes", VIEW_BYTES},
-	{"PAGES", "tmem.pages", VIEW_COUNT},
-	{"EPHEM", "tmem.pages_ephemeral", VIEW_COUNT},
-	{"PERSIST", "tmem.pages_persistent", VIEW_COUNT},
+	{"LENT", "guest.lent_bytes", VIEW_BYTES},
+	{"POOLS", "guest.pools", VIEW_COUNT},
+	{"EPHEM", "guest.ephemeral_pages", VIEW_COUNT},
+	{"PERSIST", "guest.persistent_pages", VIEW_COUNT},
+	{"GUEST", "guest.used_bytes", VIEW_BYTES},
 	{"STORED", "tmem.stored_bytes", VIEW_BYTES},
 	{"META", "tmem.metadata_bytes", VIEW_BYTES},
 	{"SLACK", "tmem.slack_bytes", VIEW_BYTES},
 	{"USED", "tmem.used_bytes", VIEW_BYTES},
 };
 
+static const struct view_field guest_card[] = {
+	{"Guest's own pages", "", VIEW_TEXT},
+	{"weight", "weight", VIEW_ID},
+	{"cap", "cap_bytes", VIEW_LIMIT},
+	{"reserve", "reserve_bytes", VIEW_BYTES},
+	{"compress", "compress", VIEW_BOOL},
+	{"lent now", "guest.lent_bytes", VIEW_BYTES},
+	{"used", "guest.used_bytes", VIEW_BYTES},
+	{"  of it ephemeral", "guest.ephemeral_bytes", VIEW_BYTES},
+	{"ephemeral pages", "guest.ephemeral_pages", VIEW_ID},
+	{"persistent pages", "guest.persistent_pages", VIEW_ID},
+	{"frozen", "guest.frozen", VIEW_ID},
+	{"puts", "guest.puts", VIEW_ID},
+	{"  refused", "guest.puts_refused", VIEW_ID},
+	{"gets", "guest.gets", VIEW_ID},
+	{"  missed", "guest.gets_missed", VIEW_ID},
+	{"flushes", "guest.flushes", VIEW_ID},
+	{"evicted: taken back", "guest.evicted_lent", VIEW_ID},
+	{"evicted: at its cap", "guest.evicted_cap", VIEW_ID},
+	{"evicted: by hand", "guest.evicted_flush", VIEW_ID},
+	{"evicted: store full", "guest.evicted_budget", VIEW_ID},
+	{"Whole store, guest RAM included", "", VIEW_TEXT},
+	{"pages", "tmem.pages", VIEW_ID},
+	{"  ephemeral", "tmem.pages_ephemeral", VIEW_ID},
+	{"  persistent", "tmem.pages_persistent", VIEW_ID},
+	{"  same-filled", "tmem.pages_same_filled", VIEW_ID},
+	{"  uncompressed", "tmem.pages_raw", VIEW_ID},
+	{"  stored once for several", "tmem.pages_shared", VIEW_ID},
+	{"stored", "tmem.stored_bytes", VIEW_BYTES},
+	{"+ metadata", "tmem.metadata_bytes", VIEW_BYTES},
+	{"+ slack", "tmem.slack_bytes", VIEW_BYTES},
+	{"= used", "tmem.used_bytes", VIEW_BYTES},
+	{"puts", "tmem.puts", VIEW_ID},
+	{"  refused", "tmem.puts_failed", VIEW_ID},
+	{"gets", "tmem.gets", VIEW_ID},
+	{"  missed", "tmem.gets_missed", VIEW_ID},
+	{"flushes", "tmem.flushes", VIEW_ID},
+	{"evictions", "tmem.evictions", VIEW_ID},
+};
+
 static enum ctl_exit tmem_one(struct ctl *ctl)
 {
-	static const struct view_field card[] = {
-		{"weight", "weight", VIEW_ID},
-		{"cap", "cap_bytes", VIEW_LIMIT},
-		{"reserve", "reserve_bytes", VIEW_BYTES},
-		{"compress", "compress", VIEW_BOOL},
-		{"pages", "tmem.pages", VIEW_ID},
-		{"  ephemeral", "tmem.pages_ephemeral", VIEW_ID},
-		{"  persistent", "tmem.pages_persistent", VIEW_ID},
-		{"  same-filled", "tmem.pages_same_filled", VIEW_ID},
-		{"  uncompressed", "tmem.pages_raw", VIEW_ID},
-		{"  stored once for several", "tmem.pages_shared", VIEW_ID},
-		{"stored", "tmem.stored_bytes", VIEW_BYTES},
-		{"+ metadata", "tmem.metadata_bytes", VIEW_BYTES},
-		{"+ slack", "tmem.slack_bytes", VIEW_BYTES},
-		{"= used", "tmem.used_bytes", VIEW_BYTES},
-		{"puts", "tmem.puts", VIEW_ID},
-		{"  refused", "tmem.puts_failed", VIEW_ID},
-		{"gets", "tmem.gets", VIEW_ID},
-		{"  missed", "tmem.gets_missed", VIEW_ID},
-		{"flushes", "tmem.flushes", VIEW_ID},
-		{"evictions", "tmem.evictions", VIEW_ID},
+	static const struct view_field pools[] = {
+		{"POOL", "pool", VIEW_ID},
+		{"KIND", "kind", VIEW_TEXT},
 	};
 	struct hv_value *value;
 
 	if (hv_show(ctl->hv, ctl->args[0], &value))
 		return ctl_fail(ctl);
-	return card_out(ctl, value, card, ARRAY_LEN(card));
+	if (ctl_has(ctl, OPT_JSON) || !hv_value_count(value, "pools"))
+		return card_out(ctl, value, guest_card, ARRAY_LEN(guest_card));
+	view_card(ctl, value, guest_card, ARRAY_LEN(guest_card));
+	fputc('\n', ctl->out);
+	return list_out(ctl, value, "pools", pools, ARRAY_LEN(pools));
 }
 
 enum ctl_exit look_tmem_list(struct ctl *ctl)
@@ -209,6 +237,18 @@ enum ctl_exit look_why(struct ctl *ctl)
 		{"  per second", "faults_per_s", VIEW_RATE},
 		{"time spent on them", "wait_ms", VIEW_MS},
 		{"refaults per minute", "refault_permille_min", VIEW_PERMILLE},
+		{"Guest's own pages", "", VIEW_TEXT},
+		{"waited for the store", "guest_wait_ms", VIEW_MS},
+		{"put", "guest.puts", VIEW_ID},
+		{"asked for", "guest.gets", VIEW_ID},
+		{"  in vain", "guest.gets_missed", VIEW_ID},
+		{"evicted too early", "guest.refaults", VIEW_ID},
+		{"stalled for memory", "guest.psi_permille", VIEW_PERMILLE},
+		{"taken back, ever", "guest.taken_bytes", VIEW_BYTES},
+	};
+	static const struct view_field takers[] = {
+		{"TAKEN FOR", "name", VIEW_TEXT},
+		{"BYTES", "bytes", VIEW_BYTES},
 	};
 	static const struct view_field causes[] = {
 		{"CAUSE", "cause", VIEW_TEXT},
@@ -224,6 +264,11 @@ enum ctl_exit look_why(struct ctl *ctl)
 		return list_out(ctl, value, "causes", causes, 0);
 	view_card(ctl, value, card, ARRAY_LEN(card));
 	fputc('\n', ctl->out);
+	if (hv_value_count(value, "guest.taken_by")) {
+		view_list(ctl, value, "guest.taken_by", takers,
+			  ARRAY_LEN(takers));
+		fputc('\n', ctl->out);
+	}
 	if (hv_value_count(value, "causes"))
 		return list_out(ctl, value, "causes", causes,
 				ARRAY_LEN(causes));
@@ -237,6 +282,7 @@ enum ctl_exit look_freeable(struct ctl *ctl)
 	static const struct view_field fields[] = {
 		{"CLIENT", "name", VIEW_TEXT},
 		{"FREEABLE", "bytes", VIEW_BYTES},
+		{"COLD RAM", "cold_bytes", VIEW_BYTES},
 	};
 	struct hv_value *value;
 

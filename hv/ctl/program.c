@@ -68,6 +68,8 @@ static const struct opt_text {
 			   "size of its swap device there; 0: none"},
 	[OPT_IF_POSSIBLE] = {"--if-possible", OPT_FLAG, "",
 			     "run the VM unmanaged rather than not at all"},
+	[OPT_FORCE] = {"--force", OPT_FLAG, "",
+		       "also pages that exist nowhere else"},
 	[OPT_SORT] = {"--sort", OPT_VALUE, "KEY",
 		      "name, ram, private, shared, compr, swap, "
 		      "refault or faults"},

@@ -43,6 +43,7 @@ enum opt {
 	OPT_TMEM,
 	OPT_TMEM_SWAP,
 	OPT_SORT,
+	OPT_FORCE,
 	OPT_COUNT
 };
 #define OPT_BIT(opt)   (UINT32_C(1) << (opt))

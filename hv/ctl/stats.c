@@ -11,7 +11,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-static const char *const groups[] = {"mm", "tmem"};
+static const char *const groups[] = {"mm", "tmem", "guest"};
 
 static void heads_add(struct table *table, const char *const *heads, size_t n)
 {

@@ -25,6 +25,14 @@ enum ctl_exit change_unmanage(struct ctl *ctl);
 enum ctl_exit change_pressure(struct ctl *ctl);
 enum ctl_exit change_budget(struct ctl *ctl);
 
+/* a guest's own pages: client.c */
+enum ctl_exit client_freeze(struct ctl *ctl);
+enum ctl_exit client_thaw(struct ctl *ctl);
+enum ctl_exit client_destroy(struct ctl *ctl);
+enum ctl_exit client_auth(struct ctl *ctl);
+enum ctl_exit client_save(struct ctl *ctl);
+enum ctl_exit client_restore(struct ctl *ctl);
+
 enum ctl_exit attach_verb(struct ctl *ctl); /* attach.c */
 enum ctl_exit qemu_verb(struct ctl *ctl);   /* qemu.c */
 enum ctl_exit screen_verb(struct ctl *ctl); /* screen.c */
