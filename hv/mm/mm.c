@@ -282,23 +282,69 @@ int mm_frames_walk(struct mm *mm, mm_frame_fn *fn, void *arg)
 	return 0;
 }
 
+/* How many of gfn[0..n) lie in the chunk of the first; which of them are. */
+static size_t chunk_span(const gfn_t *gfn, size_t n, uint64_t *first_out,
+			 uint64_t *last_out)
+{
+	size_t k;
+
+	*first_out = *last_out = gfn[0].n;
+	for (k = 1; k < n; k++) {
+		if (gfn[k].n >> CHUNK_SHIFT != gfn[0].n >> CHUNK_SHIFT)
+			break;
+		*first_out = min_u64(*first_out, gfn[k].n);
+		*last_out = max_u64(*last_out, gfn[k].n);
+	}
+	return k;
+}
+
+/*
+ * s: the page of gfn[0], whose chunk is locked and has them all. Reading a page
+ * that is out would wait for a fault thread, which would wait for the lock.
+ */
+static size_t chunk_read(struct mm *mm, const struct spot *s, const gfn_t *gfn,
+			 size_t n, uint8_t (*out)[PAGE_BYTES])
+{
+	uint64_t first, last, entry[CHUNK_PAGES];
+	size_t span = chunk_span(gfn, n, &first, &last), k;
+	struct spot at = spot_at(s, s->page - (gfn[0].n - first));
+
+	if (!s->chunk->managed ||
+	    mm->host->pagemap_read(hva_ptr(spot_hva(&at)), last - first + 1,
+				   entry) < 0)
+		return 0;
+	for (k = 0; k < span; k++) {
+		at = spot_at(s, s->page + gfn[k].n - gfn[0].n);
+		if (page_state(spot_word(&at)) != PAGE_PRIVATE ||
+		    !(entry[gfn[k].n - first] & PAGEMAP_PRESENT))
+			break;
+		memcpy(out[k], hva_ptr(spot_hva(&at)), PAGE_BYTES);
+	}
+	return k;
+}
+
+size_t mm_pages_read(struct mm *mm, const gfn_t *gfn, size_t n,
+		     uint8_t (*out)[PAGE_BYTES])
+{
+	size_t done = 0, got, span;
+	uint64_t first, last;
+	struct spot s;
+
+	while (done < n && map_find_gfn(&mm->map, gfn[done], &s)) {
+		span = chunk_span(gfn + done, n - done, &first, &last);
+		pthread_mutex_lock(&s.chunk->lock);
+		got = chunk_read(mm, &s, gfn + done, n - done, out + done);
+		pthread_mutex_unlock(&s.chunk->lock);
+		done += got;
+		if (got < span)
+			break;
+	}
+	return done;
+}
+
 int mm_page_read(struct mm *mm, gfn_t gfn, void *page_out)
 {
-	uint64_t entry = 0;
-	struct spot s;
-	int rc = -ENOENT;
-
-	if (!map_find_gfn(&mm->map, gfn, &s))
-		return -ENOENT;
-	pthread_mutex_lock(&s.chunk->lock);
-	if (s.chunk->managed && page_state(spot_word(&s)) == PAGE_PRIVATE &&
-	    mm->host->pagemap_read(hva_ptr(spot_hva(&s)), 1, &entry) == 0 &&
-	    (entry & PAGEMAP_PRESENT)) {
-		memcpy(page_out, hva_ptr(spot_hva(&s)), PAGE_BYTES);
-		rc = 0;
-	}
-	pthread_mutex_unlock(&s.chunk->lock);
-	return rc;
+	return mm_pages_read(mm, &gfn, 1, page_out) == 1 ? 0 : -ENOENT;
 }
 
 /* ---- looking ---- */

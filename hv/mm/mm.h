@@ -164,6 +164,13 @@ void mm_break_huge(struct mm *mm, bool on);
  */
 int mm_page_read(struct mm *mm, gfn_t gfn, void *page_out);
 
+/*
+ * The same for n pages, up to the first that is not resident: returns how many
+ * were copied. Best in the order of pages: a chunk is looked up once.
+ */
+size_t mm_pages_read(struct mm *mm, const gfn_t *gfn, size_t n,
+		     uint8_t (*out)[PAGE_BYTES]);
+
 /* ---- policy ---- */
 
 struct mm_target {

@@ -167,15 +167,15 @@ static int pagemap_fill(struct batch *b, const struct range *range)
 static void share_settle(struct batch *b, const struct spot *first)
 {
 	const struct host_ops *host = b->mm->host;
+	size_t page = first->page & ~(CHUNK_PAGES - 1);
+	void *at = hva_ptr(range_hva(first->range, page));
 
+	host->uffd_wake(b->mm->uffd, at, CHUNK_BYTES);
 	if (b->moved)
 		host->advise(b->mm->window, CHUNK_BYTES, MADV_DONTNEED);
 	b->moved = false;
 	if (first->range->dontfork)
-		host->advise(
-			hva_ptr(range_hva(first->range,
-					  first->page & ~(CHUNK_PAGES - 1))),
-			CHUNK_BYTES, MADV_DONTFORK);
+		host->advise(at, CHUNK_BYTES, MADV_DONTFORK);
 	take_chunk_settle(b->mm, first);
 }
 

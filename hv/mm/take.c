@@ -201,7 +201,6 @@ int take_map(struct take *t, size_t i, size_t n, uint32_t frame)
 			map_note_full(mm);
 		return rc;
 	}
-	mm->host->uffd_wake(mm->uffd, to, bytes);
 	for (size_t k = 0; k < n; k++) {
 		struct spot s = spot_at(&t->at, t->at.page + i + k);
 

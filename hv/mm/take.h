@@ -40,8 +40,9 @@ MUST_CHECK int take_begin(struct mm *mm, const struct spot *at, size_t n,
 int take_return(struct take *take, size_t i, size_t n);
 
 /*
- * Maps frames frame, frame + 1, ... in their place and sets the words. The
- * caller sees to MADV_DONTFORK when all of a chunk is mapped.
+ * Maps frames frame, frame + 1, ... in their place and sets the words. When all
+ * of a chunk is mapped the caller wakes who waits for it (a fault thread would,
+ * but later) and sees to MADV_DONTFORK.
  */
 int take_map(struct take *take, size_t i, size_t n, uint32_t frame);
 
