@@ -52,28 +52,45 @@ static int pending_room(struct domain *dom)
 	return 0;
 }
 
+static struct pending_list *list_of(struct domain *dom, const struct pending *p)
+{
+	return p->gathering ? &dom->gathering : &dom->asked;
+}
+
 static void pending_link(struct domain *dom, struct pending *p)
 {
+	struct pending_list *list = list_of(dom, p);
+
 	p->since_ns = dom->now_ns;
 	p->newer = NULL;
-	p->older = dom->newest;
-	if (dom->newest)
-		dom->newest->newer = p;
+	p->older = list->newest;
+	if (list->newest)
+		list->newest->newer = p;
 	else
-		dom->oldest = p;
-	dom->newest = p;
+		list->oldest = p;
+	list->newest = p;
 }
 
 static void pending_unlink(struct domain *dom, struct pending *p)
 {
+	struct pending_list *list = list_of(dom, p);
+
 	if (p->older)
 		p->older->newer = p->newer;
 	else
-		dom->oldest = p->newer;
+		list->oldest = p->newer;
 	if (p->newer)
 		p->newer->older = p->older;
 	else
-		dom->newest = p->older;
+		list->newest = p->older;
+}
+
+/* From the list of gathering ones, or of asked ones, to the latter's end. */
+static void pending_is_asked(struct domain *dom, struct pending *p)
+{
+	pending_unlink(dom, p);
+	p->gathering = false;
+	pending_link(dom, p);
 }
 
 /* Its frame must be pending still: the last of the table takes its place. */
@@ -152,6 +169,7 @@ static int pending_create(struct domain *dom, uint64_t hash, place_t home,
 	}
 	frames_word_set(dom->frames, p->frame, dom->pending_used);
 	dom->pending[dom->pending_used++] = p;
+	p->gathering = dom->gather_ns != 0;
 	pending_link(dom, p);
 	*out = p;
 	return 0;
@@ -301,15 +319,27 @@ struct pending *content_asked_find(const struct domain_member *m,
 	return p->asked == place_of(m, want->page) ? p : NULL;
 }
 
-/* What cannot be sent is asked of others, which may make members dirty. */
+static int want_compare(const void *a, const void *b)
+{
+	const struct wire_want *x = a, *y = b;
+
+	return x->page < y->page ? -1 : x->page > y->page;
+}
+
+/*
+ * In the order of pages: the agent looks up each chunk once. What cannot be
+ * sent is asked of others, which may make members dirty.
+ */
 void content_wants_send(struct domain_member *m)
 {
 	struct batch batch = m->wants;
-	const struct wire_want *want = batch.entry;
+	struct wire_want *want = batch.entry;
 	struct pending *p;
 	size_t i;
 
 	m->wants = (struct batch){0};
+	if (batch.count)
+		qsort(want, batch.count, sizeof(*want), want_compare);
 	i = batch_send(m, &batch, WIRE_WANT, sizeof(*want));
 	m->dom->count.wants += i;
 	for (; i < batch.count; i++) {
@@ -367,9 +397,7 @@ void content_pass_on(struct domain *dom, struct pending *p)
 	content_waiter_remove(dom, p, 0);
 	m = place_member(dom, p->asked);
 	m->claims++;
-	p->gathering = false;
-	pending_unlink(dom, p);
-	pending_link(dom, p);
+	pending_is_asked(dom, p);
 	if (!want_queue(m, p)) {
 		m->claims--;
 		pending_abandon(dom, p);
@@ -397,7 +425,7 @@ static void pending_start(struct domain_member *m, const struct wire_offer *o,
 		dom->count.no_memory++;
 	if (rc)
 		return;
-	p->gathering = dom->gather_ns != 0;
+	dom->joined_ns = dom->now_ns;
 	v.frame = p->frame;
 	rc = waiter_add(dom, p, one);
 	if (!rc)
@@ -442,10 +470,8 @@ static void gathered_ask(struct domain *dom, struct pending *p)
 {
 	struct domain_member *m = place_member(dom, p->asked);
 
-	p->gathering = false;
 	pending_rehome(dom, p);
-	pending_unlink(dom, p);
-	pending_link(dom, p);
+	pending_is_asked(dom, p);
 	if (!want_queue(m, p)) {
 		m->claims--;
 		pending_abandon(dom, p);
@@ -453,19 +479,14 @@ static void gathered_ask(struct domain *dom, struct pending *p)
 	}
 }
 
-void content_gathered_ask(struct domain *dom, size_t most)
+void content_gathered_ask(struct domain *dom, uint64_t ns, size_t most)
 {
-	struct pending *p, *next;
+	struct pending *p;
 
-	dom->gathered_ns = dom->now_ns;
-	for (p = dom->oldest; p && most; p = next) {
-		if (dom->now_ns - p->since_ns < dom->gather_ns)
+	for (; (p = dom->gathering.oldest) && most; most--) {
+		if (dom->now_ns - p->since_ns < ns)
 			break;
-		next = p->newer;
-		if (p->gathering) {
-			gathered_ask(dom, p);
-			most--;
-		}
+		gathered_ask(dom, p);
 	}
 }
 
@@ -501,8 +522,11 @@ static void frame_offer(struct domain_member *m, const struct wire_offer *o,
 		return;
 	}
 	p = pending_of(m->dom, frame);
-	if (p->asked != place_of(m, o->page) && claim_allowed(m) &&
-	    waiter_add(m->dom, p, place_of(m, o->page)))
+	if (p->asked == place_of(m, o->page) || !claim_allowed(m))
+		return;
+	if (p->gathering)
+		m->dom->joined_ns = m->dom->now_ns;
+	if (waiter_add(m->dom, p, place_of(m, o->page)))
 		m->dom->count.no_memory++;
 }
 

@@ -21,9 +21,15 @@ struct pending {
 	place_t *waiter;
 	uint32_t waiters, room;
 	uint32_t frame;
-	bool gathering; /* nobody is asked yet: others may offer it too */
+	bool gathering; /* nobody is asked yet: others may offer it too; this
+			   decides which list it is in */
 	uint64_t since_ns;
 	struct pending *older, *newer;
+};
+
+/* By since_ns. */
+struct pending_list {
+	struct pending *oldest, *newest;
 };
 
 /* Entries gathered for one member until the flush. */
@@ -52,11 +58,11 @@ struct domain {
 	domain_send_fn *send;
 	uint64_t now_ns;	       /* of the call under way */
 	uint64_t gather_ns;	       /* see domain_gather_set */
-	uint64_t gathered_ns;	       /* when the last look for these was */
+	uint64_t joined_ns;	       /* when the last page joined one */
 	struct domain_member **member; /* by slot; NULL: free */
 	uint32_t slots;
 	struct domain_member *dirty;
-	struct pending *oldest, *newest;
+	struct pending_list asked, gathering;
 	struct pending **pending; /* by the word of its frame */
 	uint32_t pending_room, pending_used;
 	struct domain_stats count; /* counters alone */
@@ -95,8 +101,8 @@ struct pending *content_asked_find(const struct domain_member *m,
 				   const struct wire_want *want);
 /* The page asked for will not come: asks for the next, if two are left. */
 void content_pass_on(struct domain *dom, struct pending *p);
-/* Asks for contents that have gathered for long enough, up to `most`. */
-void content_gathered_ask(struct domain *dom, size_t most);
+/* Asks for contents that have gathered for `ns` or longer, up to `most`. */
+void content_gathered_ask(struct domain *dom, uint64_t ns, size_t most);
 /* It came, and is right. p ends. */
 void content_fulfil(struct domain *dom, struct pending *p, const void *page);
 void content_waiter_remove(struct domain *dom, struct pending *p, uint32_t i);

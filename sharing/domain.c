@@ -39,7 +39,7 @@
 #include <string.h>
 
 #define WANT_PATIENCE_NS (UINT64_C(10) * 1000000000)
-#define GATHER_LOOK_NS	 100000000 /* between two looks for gathered contents */
+#define GATHER_QUIET_NS	 100000000 /* nothing joined: all have offered */
 #define GATHER_MOST	 8192	   /* asked for at once */
 #define LIES_MAX	 16	   /* contents that are not of their hash */
 #define ODD_MAX		 256	   /* messages about things that are not so */
@@ -216,12 +216,15 @@ int domain_message(struct domain_member *m, const struct wire_head *msg,
 
 /* Ends: a round makes members dirty only by passing a WANT on, and each of
  * these takes a page off a list of those waiting. */
-void domain_flush(struct domain *dom)
+void domain_flush(struct domain *dom, uint64_t now_ns)
 {
 	struct domain_member *m;
+	uint64_t quiet;
 
-	if (dom->gather_ns && dom->now_ns - dom->gathered_ns > GATHER_LOOK_NS)
-		content_gathered_ask(dom, GATHER_MOST);
+	dom->now_ns = now_ns;
+	quiet = now_ns - dom->joined_ns;
+	content_gathered_ask(dom, quiet < GATHER_QUIET_NS ? dom->gather_ns : 0,
+			     GATHER_MOST);
 	while (dom->dirty) {
 		m = dom->dirty;
 		dom->dirty = m->dirty_next;
@@ -241,16 +244,23 @@ bool domain_is_dirty(const struct domain *dom)
 	return dom->dirty != NULL;
 }
 
+bool domain_is_gathering(const struct domain *dom)
+{
+	return dom->gathering.oldest != NULL;
+}
+
 void domain_tick(struct domain *dom, uint64_t now_ns)
 {
+	struct pending_list *asked = &dom->asked;
+
 	dom->now_ns = now_ns;
-	content_gathered_ask(dom, SIZE_MAX);
-	while (dom->oldest && now_ns > dom->oldest->since_ns &&
-	       now_ns - dom->oldest->since_ns > WANT_PATIENCE_NS) {
+	content_gathered_ask(dom, dom->gather_ns, SIZE_MAX);
+	while (asked->oldest && now_ns > asked->oldest->since_ns &&
+	       now_ns - asked->oldest->since_ns > WANT_PATIENCE_NS) {
 		dom->count.want_timeouts++;
-		content_pass_on(dom, dom->oldest);
+		content_pass_on(dom, asked->oldest);
 	}
-	domain_flush(dom);
+	domain_flush(dom, now_ns);
 	frames_trim(dom->frames);
 }
 
@@ -340,20 +350,27 @@ static void grants_cancel(struct domain_member *m)
 	content_batch_clear(&m->wants);
 }
 
-void domain_detach(struct domain_member *m)
+/* Passed on ones go to the end of those asked, and never to m again. */
+static void member_unask(struct domain_member *m, struct pending *oldest)
 {
-	struct domain *dom = m->dom;
 	struct pending *p, *next;
 
-	if (m->detached)
-		return;
-	/* Passed on ones go to the end, and never to m again. */
-	for (p = dom->oldest; p; p = next) {
+	for (p = oldest; p; p = next) {
 		next = p->newer;
 		member_unwait(m, p);
 		if (place_slot(p->asked) == m->slot)
-			content_pass_on(dom, p);
+			content_pass_on(m->dom, p);
 	}
+}
+
+void domain_detach(struct domain_member *m)
+{
+	struct domain *dom = m->dom;
+
+	if (m->detached)
+		return;
+	member_unask(m, dom->gathering.oldest);
+	member_unask(m, dom->asked.oldest);
 	m->claims -= index_remove_slot(dom->index, m->slot);
 	assert(!m->claims);
 	member_undirty(m);
@@ -418,7 +435,7 @@ void domain_destroy(struct domain *dom)
 {
 	if (!dom)
 		return;
-	assert(!dom->count.members && !dom->oldest);
+	assert(!dom->count.members && !dom->pending_used);
 	index_destroy(dom->index);
 	frames_destroy(dom->frames);
 	free(dom->pending);
@@ -469,11 +486,21 @@ void domain_stats(const struct domain *dom, struct domain_stats *out)
 			      dom->pending_used * sizeof(struct pending);
 }
 
+/* How many are in the list; adds the pages that wait for them. */
+static uint64_t list_count(const struct pending_list *list, uint64_t *waiting)
+{
+	const struct pending *p;
+	uint64_t n = 0;
+
+	for (p = list->oldest; p; p = p->newer, n++)
+		*waiting += p->waiters + 1;
+	return n;
+}
+
 bool domain_is_sound(const struct domain *dom)
 {
-	uint64_t refs = 0, claims = 0, waiting = 0, n = 0, indexed;
+	uint64_t refs = 0, claims = 0, waiting = 0, n, indexed;
 	struct frames_stats fs;
-	struct pending *p;
 	uint32_t i;
 
 	for (i = 0; i < dom->slots; i++)
@@ -481,8 +508,8 @@ bool domain_is_sound(const struct domain *dom)
 			refs += dom->member[i]->holds.total;
 			claims += dom->member[i]->claims;
 		}
-	for (p = dom->oldest; p; p = p->newer, n++)
-		waiting += p->waiters + 1;
+	n = list_count(&dom->asked, &waiting) +
+	    list_count(&dom->gathering, &waiting);
 	frames_stats(dom->frames, &fs);
 	/* Each content is a candidate, a pending or a live frame; a live frame
 	 * may be unknown to the index, if memory was short. */

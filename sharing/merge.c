@@ -20,6 +20,7 @@
 #include <string.h>
 
 #define GATHER_NS   ((uint64_t)400000000) /* a chunk's grants at once */
+#define QUIET_NS    ((uint64_t)40000000)  /* no more of them under way */
 #define GATHER_MOST 65536
 #define SHARE_ONCE  4096 /* grants a slice: some ten milliseconds */
 
@@ -89,22 +90,21 @@ static uint32_t publish_fill(struct share *sh, struct publish *msg,
 			     size_t *used_out, bool *declined)
 {
 	const struct wire_want *w = sh->wants.item;
-	uint32_t n = 0;
-	size_t at = sh->wants.at;
+	size_t n = min_u64(sh->wants.n - sh->wants.at, WIRE_PUBLISH_MAX);
+	size_t there, ok = 0;
+	gfn_t gfn[WIRE_PUBLISH_MAX];
 
-	*declined = false;
-	while (at < sh->wants.n && n < WIRE_PUBLISH_MAX) {
-		uint8_t *page = msg->page[n];
-
-		if (mm_page_read(sh->mm, (gfn_t){w[at].page}, page) < 0 ||
-		    sharing_hash(sh->secret, page) != w[at].hash) {
-			*declined = n == 0;
-			break;
-		}
-		msg->entry[n++] = w[at++];
-	}
-	*used_out = at - sh->wants.at;
-	return n;
+	w += sh->wants.at;
+	for (size_t i = 0; i < n; i++)
+		gfn[i] = (gfn_t){w[i].page};
+	there = mm_pages_read(sh->mm, gfn, n, msg->page);
+	while (ok < there &&
+	       sharing_hash(sh->secret, msg->page[ok]) == w[ok].hash)
+		ok++;
+	memcpy(msg->entry, w, ok * sizeof(*w));
+	*declined = !ok;
+	*used_out = ok;
+	return (uint32_t)ok;
 }
 
 /* The entries in front, the pages right behind them. */
@@ -212,7 +212,8 @@ static bool grants_work(struct share *sh, uint64_t now)
 		return false;
 	if (!sh->grants.at) {
 		if (sh->grants.n < GATHER_MOST &&
-		    now - sh->grants_since_ns < GATHER_NS)
+		    now - sh->grants_since_ns < GATHER_NS &&
+		    now - sh->granted_ns < QUIET_NS)
 			return false;
 		qsort(sh->grants.item, sh->grants.n, sizeof(struct mm_page_map),
 		      grant_order);
@@ -246,8 +247,9 @@ void share_grant(struct share *sh, const struct wire_head *msg)
 		grants_now(sh, g, n);
 		return;
 	}
+	sh->granted_ns = mm_now_ns(sh->mm);
 	if (!sh->grants.n)
-		sh->grants_since_ns = mm_now_ns(sh->mm);
+		sh->grants_since_ns = sh->granted_ns;
 	map = sh->grants.item;
 	for (size_t i = 0; i < n; i++)
 		map[sh->grants.n++] =

@@ -3,8 +3,9 @@
  * Looking for pages worth sharing, in slices of about two milliseconds.
  *
  * A pass looks at every chunk; a page whose hash is the same in two passes is
- * offered. The first passes follow each other after 2, 4, 8 ... seconds, so
- * that a freshly booted guest is merged soon; then the rest is what hvd sets.
+ * offered. The first passes begin 1/4, 1/2, 1, 2 ... seconds after each other,
+ * so that a new guest is merged soon; then the rest is what hvd sets. A large
+ * guest rests for at least as long as its pass took.
  * Pages just read from a disk are looked at at once (Satori: Milos et al.,
  * USENIX ATC 2009): the same block read by another guest is the same page.
  *
@@ -20,7 +21,8 @@
 
 #define NS_PER_MS     ((uint64_t)1000000)
 #define SLICE_NS      (2 * NS_PER_MS)
-#define FIRST_REST_NS (2000 * NS_PER_MS)
+#define FIRST_REST_NS (250 * NS_PER_MS)
+#define SCAN_NS	      (16000 * NS_PER_MS) /* until hvd has said */
 #define CONGESTED_NS  (2 * NS_PER_MS)
 #define IDLE_NS	      (1000 * NS_PER_MS)
 
@@ -40,7 +42,7 @@ int share_create(struct mm *mm, share_send_fn *send, void *arg,
 	sh->send = send;
 	sh->arg = arg;
 	sh->may_share = true;
-	sh->scan_ns = FIRST_REST_NS * 8;
+	sh->scan_ns = SCAN_NS;
 	pthread_mutex_init(&sh->hints.lock, NULL);
 	*out = sh;
 	return 0;
@@ -183,11 +185,21 @@ static void hints_work(struct share *sh)
 
 /* ---- passes ---- */
 
+/* While the guest is new, from start to start: else the rest is a rest. */
+static uint64_t pass_next(const struct share *sh, uint64_t now)
+{
+	uint64_t took = now - sh->pass_ns, latest = now + sh->scan_ns;
+
+	if (sh->rest_ns >= sh->scan_ns)
+		return latest;
+	return min_u64(max_u64(sh->pass_ns + sh->rest_ns, now + took), latest);
+}
+
 static void pass_end(struct share *sh, uint64_t now)
 {
 	sh->cursor = 0;
 	sh->scans++;
-	sh->next_pass_ns = now + min_u64(sh->rest_ns, sh->scan_ns);
+	sh->next_pass_ns = pass_next(sh, now);
 	sh->rest_ns = min_u64(sh->rest_ns * 2, sh->scan_ns);
 }
 
@@ -197,6 +209,8 @@ static void pass_some(struct share *sh, uint64_t since)
 	struct mm_scan_ops ops = scan_ops(sh);
 	size_t chunks = mm_chunks(sh->mm);
 
+	if (!sh->cursor)
+		sh->pass_ns = since;
 	while (sh->cursor < chunks && sh->offers < OFFERS_MAX - CHUNK_PAGES) {
 		mm_scan_chunk(sh->mm, sh->cursor++, &ops);
 		if (mm_now_ns(sh->mm) - since > SLICE_NS)

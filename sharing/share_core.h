@@ -41,6 +41,7 @@ struct share {
 
 	/* the pass under way */
 	size_t cursor;
+	uint64_t pass_ns; /* when it began */
 	uint64_t next_pass_ns;
 	uint64_t rest_ns; /* before the next pass; doubles up to scan_ns */
 	uint64_t scan_ns;
@@ -55,6 +56,7 @@ struct share {
 	struct queue wants;  /* struct wire_want */
 	struct queue grants; /* struct mm_page_map */
 	uint64_t grants_since_ns;
+	uint64_t granted_ns; /* when the last came */
 
 	struct hints hints;
 	uint64_t scans;

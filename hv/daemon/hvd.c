@@ -7,7 +7,8 @@
  *   soon   250 ms   after something changed: steers again, at most 4 times a
  *                   second
  *   flush  3 ms     after messages came: sends what the domains gathered, so
- *                   that grants of one page run go out in one message
+ *                   that grants of one page run go out in one message; 50 ms
+ *                   while contents wait for others to offer them
  */
 #include "hv/daemon/hvd.h"
 #include "hv/base/log.h"
@@ -30,9 +31,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TICK_US	 1000000
-#define SOON_US	 250000
-#define FLUSH_US 3000
+#define TICK_US	  1000000
+#define SOON_US	  250000
+#define FLUSH_US  3000
+#define GATHER_US 50000
 
 uint64_t hvd_now_ns(void)
 {
@@ -58,7 +60,7 @@ static void domains_flush(struct hvd *hvd)
 
 	TAILQ_FOREACH (trust, &hvd->trusts, entry)
 		if (trust->domain)
-			domain_flush(trust->domain);
+			domain_flush(trust->domain, hvd_now_ns());
 }
 
 static void domains_tick(struct hvd *hvd)
@@ -76,8 +78,9 @@ static int flush_event(sd_event_source *source, uint64_t us, void *arg)
 
 	(void)source;
 	(void)us;
-	hvd->flush_armed = false;
+	hvd->flush_armed = hvd->gather_armed = false;
 	domains_flush(hvd);
+	hvd_flush_soon(hvd); /* what gathers still */
 	return 0;
 }
 
@@ -125,16 +128,21 @@ static int tick_event(sd_event_source *source, uint64_t us, void *arg)
 void hvd_flush_soon(struct hvd *hvd)
 {
 	const struct trust *trust;
-	bool dirty = false;
+	bool dirty = false, gathering = false;
 
 	if (!hvd->event || hvd->stopping || hvd->flush_armed)
 		return;
-	TAILQ_FOREACH (trust, &hvd->trusts, entry)
-		dirty |= trust->domain && domain_is_dirty(trust->domain);
-	if (!dirty)
+	TAILQ_FOREACH (trust, &hvd->trusts, entry) {
+		if (!trust->domain)
+			continue;
+		dirty |= domain_is_dirty(trust->domain);
+		gathering |= domain_is_gathering(trust->domain);
+	}
+	if (!dirty && (!gathering || hvd->gather_armed))
 		return;
-	hvd->flush_armed = true;
-	timer_arm(hvd->flush_source, FLUSH_US);
+	hvd->flush_armed = dirty;
+	hvd->gather_armed = true;
+	timer_arm(hvd->flush_source, dirty ? FLUSH_US : GATHER_US);
 }
 
 void hvd_steer_soon(struct hvd *hvd)

@@ -43,7 +43,7 @@ struct hvd {
 	int agent_fd, lock_fd;
 	sd_event_source *agent_source, *tick_source, *soon_source;
 	sd_event_source *flush_source;
-	bool flush_armed, soon_armed;
+	bool flush_armed, gather_armed, soon_armed;
 	bool stopping;	  /* what is recorded stays as it is */
 	uint32_t vm_last; /* the last id given */
 	uint64_t command_last;

@@ -190,10 +190,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		now += (step.more & 0x70) * SECOND / 16;
 		step_do(&step, now);
 		if (step.more & 0x80)
-			domain_flush(dom);
+			domain_flush(dom, now);
 		must(domain_is_sound(dom));
 	}
-	domain_flush(dom);
+	domain_flush(dom, now);
 	frames_check();
 	for (i = 0; i < AGENTS; i++)
 		domain_leave(agent[i].member);

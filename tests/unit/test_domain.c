@@ -112,7 +112,7 @@ static int say(struct agent *a, unsigned type, size_t bytes)
 	head->bytes = (uint32_t)(sizeof(*head) + bytes);
 	ck_assert_int_eq(wire_check(WIRE_AGENT, packet, head->bytes), 0);
 	rc = domain_message(a->member, head, 1 * SECOND);
-	domain_flush(dom);
+	domain_flush(dom, SECOND);
 	ck_assert(domain_is_sound(dom));
 	return rc;
 }
@@ -459,7 +459,7 @@ START_TEST(a_grant_given_back_before_it_is_sent_is_harmless)
 	r->frame = f;
 	ck_assert_int_eq(domain_message(agent[2].member, head, SECOND), 0);
 	agent[2].deaf = true;
-	domain_flush(dom);
+	domain_flush(dom, SECOND);
 	ck_assert_uint_eq(stats().sharing_pages, 2);
 	stop();
 }
@@ -551,7 +551,7 @@ START_TEST(death_returns_everything)
 	ck_assert_int_eq(offer(&agent[1], 61, hash_of(7), 0), 0);
 	domain_leave(agent[1].member); /* asked for 6, candidate for 7 */
 	agent[1].member = NULL;
-	domain_flush(dom);
+	domain_flush(dom, SECOND);
 	ck_assert_uint_eq(stats().sharing_pages, 1);
 	ck_assert_uint_eq(agent[0].wants, 1);
 	ck_assert_int_eq(offer(&agent[2], 71, hash_of(7), 0), 0);
@@ -765,6 +765,26 @@ START_TEST(gathered_contents_lie_as_the_oldest_has_them)
 }
 END_TEST
 
+START_TEST(gathering_ends_when_nobody_joins)
+{
+	static const uint64_t quiet = SECOND / 10;
+
+	start(1000);
+	domain_gather_set(dom, 2 * SECOND);
+	offer(&agent[0], 50, hash_of(1), 0);
+	ck_assert(!domain_is_gathering(dom));
+	offer(&agent[1], 60, hash_of(1), 0);
+	ck_assert(domain_is_gathering(dom));
+	domain_flush(dom, SECOND + quiet - 1);
+	ck_assert(domain_is_gathering(dom));
+	ck_assert_uint_eq(agent[1].wants, 0);
+	domain_flush(dom, SECOND + quiet);
+	ck_assert(!domain_is_gathering(dom));
+	ck_assert_uint_eq(agent[1].wants, 1);
+	stop();
+}
+END_TEST
+
 START_TEST(no_page_ever_reads_wrong)
 {
 	struct agent *a;
@@ -846,6 +866,7 @@ int main(void)
 	tcase_add_test(tc, a_lost_vm_keeps_its_frames);
 	tcase_add_test(tc, a_pool_taken_over_is_shared_again);
 	tcase_add_test(tc, gathered_contents_lie_as_the_oldest_has_them);
+	tcase_add_test(tc, gathering_ends_when_nobody_joins);
 	tcase_add_test(tc, no_page_ever_reads_wrong);
 	suite_add_tcase(s, tc);
 	sr = srunner_create(s);

@@ -173,7 +173,7 @@ static void run_ms(unsigned ms)
 			while (share_scan(guest[i].sh) == 0 && spins++ < 1000)
 				;
 		}
-		domain_flush(dom);
+		domain_flush(dom, host_real.now_ns());
 		fault_host_clock_add(1000000);
 		if (t % 1000 == 999)
 			domain_tick(dom, host_real.now_ns());
