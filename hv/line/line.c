@@ -31,6 +31,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -44,6 +45,7 @@
 #define QUEUES_DEFAULT	2
 #define ENTRIES_DEFAULT 256
 #define STACK_BYTES	((size_t)128 << 10)
+#define WARN_NS		((uint64_t)60 * 1000000000)
 #define FEATURES                                                               \
 	(LINE_FEATURE_FLUSH_RANGE | LINE_FEATURE_STATS | LINE_FEATURE_BALLOON)
 
@@ -71,6 +73,8 @@ struct line {
 	uint32_t epoch;
 	enum line_phase phase;
 	uint64_t begins;
+	uint64_t warned_ns; /* of a break, last; 0: never */
+	uint64_t unwarned;  /* breaks since then */
 
 	struct queue queue[LINE_QUEUES_MAX];
 };
@@ -197,14 +201,30 @@ static void line_epoch(struct line *line, uint32_t epoch)
 		line_end(line);
 }
 
+/* A guest that breaks the rules as fast as it can must not fill the log. */
+static void break_warn(struct line *line)
+{
+	uint64_t now = line->world.host->now_ns();
+
+	if (line->warned_ns && now - line->warned_ns < WARN_NS) {
+		line->unwarned++;
+		return;
+	}
+	log_warn("the guest broke the rules of its page store: cut off until "
+		 "its driver begins again (%" PRIu64 " times more since last "
+		 "said)",
+		 line->unwarned);
+	line->warned_ns = now;
+	line->unwarned = 0;
+}
+
 /* The epoch stays: the guest begins again with another. */
 static void line_break(struct line *line)
 {
 	guest_leave(line);
 	line->phase = LINE_REFUSED;
 	page_tell(line, state_of(line));
-	log_warn("the guest broke the rules of its page store: cut off until "
-		 "its driver begins again");
+	break_warn(line);
 }
 
 /* The guest's page goes with the guest. */

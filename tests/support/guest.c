@@ -90,7 +90,10 @@ void guest_close(struct guest *g)
 
 void guest_begin_ask(struct guest *g)
 {
-	line_view_begin(&g->view, 1,
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	line_view_begin(&g->view, (uint32_t)(ts.tv_nsec / 64),
 			LINE_FEATURE_FLUSH_RANGE | LINE_FEATURE_STATS |
 				LINE_FEATURE_BALLOON);
 	line_ring(g->line, LINE_VECTOR_CONTROL);
