@@ -3,12 +3,19 @@
 """Touching memory that is compressed: our page fault against a swap-in.
 
 Each side fills the same memory with the same bytes, has it compressed, and
-touches it in the same order, timing every touch (bench/fault_touch.c):
+touches it in the same order, timing every touch:
 
   ours    in the manager's store; a touch is a userfaultfd message that a
           thread of the manager answers, as in a VMM
   zram    swapped to zram with lz4; the kernel answers in the thread itself
   zswap   swapped to a file with zswap in front (lz4 where it has that)
+
+Who touches:
+
+  a process               bench/fault_touch.c
+  a guest of KVM, CPL 3   bench/kvm_touch.c, natively, where KVM can
+  a Linux guest in TCG    bench/guest/touch.c, the agent in a stock QEMU
+                          against a QEMU that the kernel swaps out
 
 The rivals run with vm.page-cluster 0 (no read-ahead) and with the kernel's
 default of 3; zram, which answers at once, is never read ahead from, so there
@@ -20,8 +27,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 
-from lib import kernel, result
+from lib import cold_guest, kernel, result
+from lib.life import Life
 
 ABOUT = ("page faults on compressed pages, answered by the manager's threads, "
          "against swap-in from zram and zswap")
@@ -33,13 +42,18 @@ POLL_US = 50   # as the agent's default
 SWAP_ROOM = 4  # times what is touched
 ZSWAP_PART = 0.9  # of the pages, or it was the disk that was measured
 
-# name: how a process touches its pages
+# name: the tool, and how it touches its pages
 PATTERNS = {
-    "random": ["--order", "random"],
-    "sequential": ["--order", "sequential"],
-    "random, 2 threads": ["--order", "random", "--threads", "2"],
-    "random, one a millisecond": ["--order", "random", "--gap", "1000"],
+    "random": ["fault_touch", "--order", "random"],
+    "sequential": ["fault_touch", "--order", "sequential"],
+    "random, 2 threads": ["fault_touch", "--order", "random", "--threads",
+                          "2"],
+    "random, one a millisecond": ["fault_touch", "--order", "random", "--gap",
+                                  "1000"],
+    "KVM guest, random": ["kvm_touch", "--order", "random"],
+    "KVM guest, sequential": ["kvm_touch", "--order", "sequential"],
 }
+ZRAM_BYTES = 1 << 30  # takes a whole guest, too
 SLOW_TOUCHES = {False: 500, True: 2000}  # of the last one, quick and full
 
 # what is compared: field, unit, which is better, name
@@ -61,22 +75,26 @@ class Touch:
     """Runs the tool, one side at a time."""
 
     def __init__(self, args, state):
-        self.tool = os.path.join(args.build, "bench", "fault_touch")
+        self.tools = os.path.join(args.build, "bench")
         self.mib = 128 if args.full else 16
         self.slow = SLOW_TOUCHES[args.full]
         self.seed = args.seed
         self.state = state
-        if not os.path.exists(self.tool):
-            raise result.Skip(f"no {self.tool}: make tools builds it")
 
     def run(self, side, pattern, *options):
-        argv = [self.tool, side, "--mib", str(self.mib),
-                "--seed", str(self.seed), *PATTERNS[pattern], *options]
+        name, *how = PATTERNS[pattern]
+        tool = os.path.join(self.tools, name)
+        if not os.path.exists(tool):
+            raise result.Skip(f"no {tool}: make tools builds it")
+        argv = [tool, side, "--mib", str(self.mib),
+                "--seed", str(self.seed), *how, *options]
         if "--gap" in argv:
             argv += ["--touches", str(self.slow)]
-        ran = subprocess.run(argv, stdout=subprocess.PIPE, text=True)
+        ran = subprocess.run(argv, capture_output=True, text=True)
         if ran.returncode == result.SKIP:
-            raise result.Skip(f"{side}: see above")
+            raise result.Skip(ran.stderr.strip())
+        if ran.stderr:
+            result.say(ran.stderr.strip())
         ran.check_returncode()
         return json.loads(ran.stdout)
 
@@ -105,7 +123,7 @@ def mkswap(path):
 
 
 def zram_rivals(state, room):
-    zram = state.zram("lz4", room)
+    zram = state.zram("lz4", max(room, ZRAM_BYTES))
     mkswap(zram.path)
     return [Rival("zram lz4", zram.path, cluster, False)
             for cluster in (0, 3)]
@@ -152,6 +170,12 @@ def rivals_find(state, touch, path, res):
     return found
 
 
+def rivals_of(rivals, pattern):
+    """Read-ahead is a process's matter: a guest's touches come one by one."""
+    return [rival for rival in rivals
+            if rival.cluster == 0 or PATTERNS[pattern][0] == "fault_touch"]
+
+
 def pattern_run(touch, rivals, pattern, repetitions, res):
     """Ours, then each rival in turn, again and again."""
     ours, asleep = [], []
@@ -185,6 +209,48 @@ def pattern_tell(res, pattern, ours, asleep, theirs):
                   [run[field] for run in asleep])
 
 
+def guest_tell(res, rival, got):
+    """Of a Linux guest; figures only if its pages really were out."""
+    present = got.pop("present")
+    for order, (ours, theirs) in got.items():
+        name = f"TCG guest, {order}"
+        if not cold_guest.usable(ours + theirs):
+            res.lacks(f"{name}: pages were there that should be out: "
+                      + ", ".join(f"{r['back']:.2f}" for r in ours + theirs))
+            continue
+        for field, unit, better, title in FIGURES[:3]:
+            target = TARGET if field == "p50_ns" else None
+            res.pair(f"{title}, {name}", unit, better, rival.name,
+                     [run[field] for run in ours],
+                     [run[field] for run in theirs], target)
+    for side, runs in zip(("ours", "the rival's"), present):
+        res.value(f"touch of what is there, p50, TCG guest, {side}", "ns",
+                  [run["p50_ns"] for run in runs])
+
+
+def guest_measure(args, state, rivals, repetitions, res):
+    """The rival: zram, where there is any."""
+    rival = next((r for r in rivals if not r.zswap and r.cluster == 0), None)
+    if not rival:
+        res.lacks("TCG guest: no zram to compare with")
+        return
+    result.say("a Linux guest under TCG")
+    state.set(CLUSTER, rival.cluster)
+    if os.path.isdir(ZSWAP):
+        state.set(ZSWAP + "/enabled", "N")
+    state.swap_on(rival.device, PRIORITY)
+    try:
+        with tempfile.TemporaryDirectory(prefix="tidepool-fault-") as folder, \
+                Life(folder) as life:
+            got = cold_guest.measure(life, folder, args.build, args.seed,
+                                     repetitions, ("random", "linear"))
+        guest_tell(res, rival, got)
+    except result.Skip as why:
+        res.lacks(f"TCG guest: {why}")
+    finally:
+        state.swap_off(rival.device)
+
+
 def run(args):
     kernel.need_root()
     repetitions = 11 if args.full else 5
@@ -198,13 +264,16 @@ def run(args):
         try:
             rivals = rivals_find(state, touch, path, res)
             for pattern in PATTERNS:
-                runs = pattern_run(touch, rivals, pattern, repetitions, res)
-                pattern_tell(res, pattern, *runs)
+                try:
+                    runs = pattern_run(touch, rivals_of(rivals, pattern),
+                                       pattern, repetitions, res)
+                    pattern_tell(res, pattern, *runs)
+                except result.Skip as why:
+                    res.lacks(f"{pattern}: {why}")
+            guest_measure(args, state, rivals, repetitions, res)
         finally:
             if os.path.exists(path) and path not in kernel.swaps():
                 os.unlink(path)
-    res.lacks("a guest under QEMU or KVM: the faults are those of a process, "
-              "without the exit from a guest")
     return res
 
 

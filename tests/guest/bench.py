@@ -10,8 +10,10 @@ answers are known.
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 
 import lib
 
@@ -148,7 +150,40 @@ def bar_always_fills_its_width():
         lib.check(len(drawn) == table.WIDTH, f"{mm}: {drawn!r}")
 
 
+def guest_ram_is_found_from_outside():
+    """the smallest private mapping that is large enough, no other"""
+    find = bench_module("cold_guest").ram_find
+    size = 9001 * lib.PAGE
+    child, argument = memory_make(["tide"] * 9001, 3)
+    try:
+        base = int(argument.split(":")[1], 16)
+        found, length = find(child.pid, size)
+        lib.check(found <= base and base + size <= found + length,
+                  f"{found:x} + {length:x} does not hold {base:x}")
+        lib.check(length < 2 * size, f"{length} bytes are a larger one")
+    finally:
+        child.kill()
+        child.wait()
+
+
+def present_pages_are_no_faults():
+    """figures count only if nine touches in ten found their page out"""
+    usable = bench_module("cold_guest").usable
+    lib.check(usable([{"back": 0.9}, {"back": 1.2}]), "nine in ten")
+    lib.check(not usable([{"back": 1}, {"back": 0.89}]), "one run with less")
+
+
+def signals_are_the_callers_again():
+    """after a bench's guests ended, Ctrl-C reaches what is around them"""
+    life = bench_module("life")
+    before = signal.getsignal(signal.SIGTERM)
+    with life.Life(tempfile.gettempdir()):
+        lib.check(signal.getsignal(signal.SIGTERM) != before, "inside")
+    lib.check(signal.getsignal(signal.SIGTERM) == before, "outside")
+
+
 lib.main(census_counts_known_memory, census_refuses_bad_arguments,
          rounds_are_counted_between_first_and_last,
          report_line_counts_every_error, ninety_percent_is_not_claimed_early,
-         bar_always_fills_its_width)
+         bar_always_fills_its_width, guest_ram_is_found_from_outside,
+         present_pages_are_no_faults, signals_are_the_callers_again)
