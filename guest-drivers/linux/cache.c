@@ -243,6 +243,7 @@ static int cache_pool_open(u32 epoch)
 	struct tm_request rq = {
 		.entry = {.op = LINE_OP_POOL_CREATE,
 			  .pool = LINE_POOL_EPHEMERAL},
+		.epoch = epoch,
 	};
 	int rc = tm_line_call(&rq);
 
@@ -259,12 +260,13 @@ static void cache_pool_close(void)
 {
 	struct tm_request rq = {
 		.entry = {.op = LINE_OP_POOL_DESTROY, .pool = cache_pool.id},
+		.epoch = cache_pool.epoch,
 	};
 	bool up = tm_cache_up();
 
 	cache_pool_hide();
 	if (up && tm_line_call(&rq) < 0)
-		pr_info("tidepool_tmem: the cache's pool is gone already\n");
+		pr_info("the cache's pool is gone already\n");
 }
 
 /*
