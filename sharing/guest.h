@@ -4,7 +4,8 @@
  * which the wire format, the JSON, the tables and the metrics are made, as from
  * hv/mm/stats.h. The first part is the host's own count; what follows `swap_`,
  * `cache_` and `driver_` is what the guest's driver says of itself: shown,
- * never believed, so no decision rests on it.
+ * never believed: the only decision that rests on it is how much of its own
+ * memory the guest's balloon takes.
  */
 #ifndef SHARING_GUEST_H
 #define SHARING_GUEST_H

@@ -184,7 +184,7 @@ static bool refuse_ok(const uint8_t *body, size_t n)
 static bool target_ok(const uint8_t *body, size_t n)
 {
 	const uint32_t all = WIRE_MAY_SHARE | WIRE_MAY_COMPRESS |
-			     WIRE_MAY_SWAP | WIRE_BREAK_HUGE;
+			     WIRE_MAY_SWAP | WIRE_BREAK_HUGE | WIRE_WANT_OFFERS;
 	struct wire_target target;
 
 	memcpy(&target, body, n);

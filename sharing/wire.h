@@ -157,6 +157,7 @@ enum wire_target_flags {
 	WIRE_MAY_COMPRESS = 2, /* take cold pages to the store */
 	WIRE_MAY_SWAP = 4,     /* and further to the swap file */
 	WIRE_BREAK_HUGE = 8,   /* cold huge pages may be broken up */
+	WIRE_WANT_OFFERS = 16, /* a guest may offer its balloon memory */
 };
 
 struct wire_target {

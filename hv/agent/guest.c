@@ -28,6 +28,20 @@ void guest_lend(uint64_t bytes)
 		tmem_client_lend(cl, bytes);
 }
 
+void guest_balloon(uint64_t pages)
+{
+	struct line *line = port_line();
+	struct line_settings settings;
+
+	if (!line)
+		return;
+	line_settings_get(line, &settings);
+	if (settings.balloon_pages == pages)
+		return;
+	settings.balloon_pages = pages;
+	line_settings_set(line, &settings);
+}
+
 static void client_fill(struct guest_stats *out, const struct tmem_client *cl,
 			uint8_t pool_out[TMEM_POOLS_MAX])
 {

@@ -383,6 +383,9 @@ static void target(struct worker *w, const struct wire_target *t)
 	w->lent_bytes = t->lent_bytes;
 	guest_lend(w->lent_bytes); /* first: it costs the guest least */
 	mm_target_set(w->mm, &to);
+	guest_balloon(t->flags & WIRE_WANT_OFFERS
+			      ? extent_ram_bytes() / PAGE_BYTES / 2
+			      : 0);
 	share_policy(w->share, t->flags & WIRE_MAY_SHARE,
 		     t->flags & WIRE_BREAK_HUGE, t->scan_ms);
 	w->scan_at = w->reclaim_at = now();

@@ -256,7 +256,7 @@ static uint32_t target_flags(const struct hvd *hvd, const struct vm *vm,
 	    (mode == SHARE_PRESSURE && state >= PRESSURE_CLEAR))
 		flags |= WIRE_MAY_SHARE;
 	if (state >= PRESSURE_CLEAR)
-		flags |= WIRE_BREAK_HUGE;
+		flags |= WIRE_BREAK_HUGE | WIRE_WANT_OFFERS;
 	if (state >= PRESSURE_HARD || over_limit) {
 		flags |= WIRE_MAY_COMPRESS;
 		if (hvd->config.swap)
@@ -355,6 +355,31 @@ void steer_apply(struct hvd *hvd)
 /* ---- balloons -------------------------------------------------------------
  */
 
+/*
+ * What a guest's driver offers is taken from the state clear on, before others
+ * have to give. It may lie: about its own memory.
+ */
+static uint64_t balloon_need(const struct vm *vm, enum pressure_state state)
+{
+	const struct guest_stats *guest = &vm->stats.guest;
+	uint64_t need = 0;
+
+	if (state >= PRESSURE_SOFT)
+		need = less(vm_used_bytes(vm), vm->target_bytes);
+	if (guest->drivers)
+		need = max_u64(need,
+			       min_u64(guest->driver_offer_pages, vm->ram_pages)
+				       << PAGE_SHIFT);
+	return need;
+}
+
+/* An offer shrinks as the balloon grows: it stays until the host is at ease. */
+static bool balloon_stays(const struct vm *vm, enum pressure_state state)
+{
+	return state >= PRESSURE_SOFT ||
+	       (state == PRESSURE_CLEAR && vm->stats.guest.drivers);
+}
+
 void steer_balloons(struct hvd *hvd)
 {
 	enum pressure_state state = pressure_now(&hvd->pressure);
@@ -367,9 +392,8 @@ void steer_balloons(struct hvd *hvd)
 			continue;
 		if (!vm->balloon && vm->qmp[0])
 			vm->balloon = balloon_create(hvd, vm->name, vm->qmp);
-		if (state >= PRESSURE_SOFT)
-			balloon_take(vm->balloon,
-				     less(vm_used_bytes(vm), vm->target_bytes),
+		if (balloon_stays(vm, state))
+			balloon_take(vm->balloon, balloon_need(vm, state),
 				     hvd->config.balloon_keep_bytes);
 		else
 			balloon_deflate(vm->balloon);

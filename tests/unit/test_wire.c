@@ -296,9 +296,9 @@ START_TEST(hvd_bodies_are_checked)
 	command->on = 2;
 	ck_assert_int_eq(judge(WIRE_HVD), -EPROTO);
 	packet_start(WIRE_TARGET, sizeof(*target));
-	target->flags = 16;
+	target->flags = 32;
 	ck_assert_int_eq(judge(WIRE_HVD), -EPROTO);
-	target->flags = 15;
+	target->flags = 31;
 	target->pressure = 5;
 	ck_assert_int_eq(judge(WIRE_HVD), -EPROTO);
 }
