@@ -227,16 +227,6 @@ static void line_break(struct line *line)
 	break_warn(line);
 }
 
-/* The guest's page goes with the guest. */
-static void line_part(struct line *line)
-{
-	uint64_t *word = (void *)guest_page(line);
-
-	for (size_t i = 0; i < LINE_PAGE_BYTES / sizeof(*word); i++)
-		TELL(word[i], (uint64_t)0);
-	line_epoch(line, 0);
-}
-
 /* ---- the control thread ---- */
 
 static void interrupt_all(const struct line *line)
@@ -255,7 +245,7 @@ static bool line_look(struct line *line)
 	uint32_t epoch;
 
 	if (atomic_exchange(&line->hung_up, false))
-		line_part(line);
+		line_epoch(line, 0);
 	else if (atomic_exchange(&line->broken, false))
 		line_break(line);
 	else
@@ -497,8 +487,16 @@ void line_ring(struct line *line, unsigned vector)
 		(void)eventfd_write(line->doorbell[vector], 1);
 }
 
+/*
+ * The guest's page goes with the guest, and at once: the next one may begin
+ * before the control thread has run, and must not lose its epoch to that.
+ */
 void line_hang_up(struct line *line)
 {
+	uint64_t *word = (void *)guest_page(line);
+
+	for (size_t i = 0; i < LINE_PAGE_BYTES / sizeof(*word); i++)
+		TELL(word[i], (uint64_t)0);
 	atomic_store(&line->hung_up, true);
 	line_ring(line, LINE_VECTOR_CONTROL);
 }

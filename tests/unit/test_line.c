@@ -690,6 +690,21 @@ START_TEST(end_and_hang_up_free_everything)
 }
 END_TEST
 
+/* The line hears of both at once, in the worst case. */
+START_TEST(guest_after_a_hang_up_is_not_taken_for_the_last)
+{
+	begin();
+	for (unsigned n = 0; n < ROUNDS / 40; n++) {
+		ck_assert_int_eq(guest_pool(&guest, LINE_POOL_PERSISTENT), 0);
+		ck_assert_int_eq(guest_put(&guest, 0, 1, 1, page(n)), 0);
+		line_hang_up(guest.line);
+		guest_begin(&guest);
+		ck_assert_uint_eq(stored(), 0);
+	}
+	guest_close(&guest);
+}
+END_TEST
+
 START_TEST(settings_and_counters_cross)
 {
 	struct line_settings want = {.swap_pages = 1000,
@@ -758,6 +773,7 @@ static void cases_add(Suite *suite)
 	tcase_add_test(tc, new_epoch_drops_everything);
 	tcase_add_test(tc, epoch_ends_requests_under_way);
 	tcase_add_test(tc, end_and_hang_up_free_everything);
+	tcase_add_test(tc, guest_after_a_hang_up_is_not_taken_for_the_last);
 	tcase_add_test(tc, settings_and_counters_cross);
 }
 

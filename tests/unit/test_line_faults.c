@@ -31,7 +31,7 @@ static size_t memory_bytes;
 static int good_pool;
 static pthread_t good_thread;
 static atomic_bool good_stop;
-static uint64_t good_rounds;
+static _Atomic uint64_t good_rounds;
 
 /* No two seeds make the same page. */
 static void page_make(uint64_t seed, unsigned char *buf)

@@ -15,7 +15,7 @@
 #define BYTES	((size_t)line_bytes(LINE_QUEUES_MAX, LINE_ENTRIES_MAX))
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define STEPS 20000
+#define STEPS 80000
 #else
 #define STEPS 400000
 #endif
