@@ -102,6 +102,29 @@ START_TEST(environment_beats_own_section_beats_default)
 }
 END_TEST
 
+START_TEST(page_store_of_the_guest_is_off_until_asked_for)
+{
+	struct config c;
+
+	file_make("[default]\ntmem_cache = off\n"
+		  "[vm other]\ntmem = 1G\n");
+	ck_assert_msg(load(&c) == 0, "%s", why);
+	ck_assert_uint_eq(c.tmem_bytes, 0);
+	ck_assert(!c.tmem_swap_given);
+	ck_assert(!c.tmem_cache);
+	ck_assert_uint_eq(c.tmem_queues, 2);
+	env_count = 0;
+	file_make("[vm desk1]\ntmem = 1G\ntmem_swap = 0\ntmem_queues = 16\n");
+	env_add("TIDEPOOL_TMEM", "512M");
+	ck_assert_msg(load(&c) == 0, "%s", why);
+	ck_assert_uint_eq(c.tmem_bytes, (uint64_t)512 << 20);
+	ck_assert(c.tmem_swap_given);
+	ck_assert_uint_eq(c.tmem_swap_bytes, 0);
+	ck_assert(c.tmem_cache);
+	ck_assert_uint_eq(c.tmem_queues, 16);
+}
+END_TEST
+
 START_TEST(name_chooses_the_section)
 {
 	struct config c;
@@ -122,6 +145,12 @@ START_TEST(errors_name_their_line)
 					   "or 0");
 	refuses("[default]\n\n# so\nlimits = 1G\n", ":4: unknown word: limits");
 	refuses("[default]\nshares = 0\n", ":2: shares: want 1 to 1000000");
+	refuses("[default]\ntmem_queues = 17\n",
+		":2: tmem_queues: want 1 to 16");
+	refuses("[default]\ntmem_queues = 0\n",
+		":2: tmem_queues: want 1 to 16");
+	refuses("[default]\ntmem_cache = yes\n",
+		":2: tmem_cache: want on or off");
 	refuses("[default]\npoll = 1001\n",
 		":2: poll: want microseconds, 0 to 1000");
 	refuses("[everyone]\nshares = 1\n", ":2: no such section: [everyone]");
@@ -281,6 +310,7 @@ int main(void)
 	tcase_add_checked_fixture(tc, fresh, NULL);
 	tcase_add_test(tc, nothing_given_is_built_in);
 	tcase_add_test(tc, environment_beats_own_section_beats_default);
+	tcase_add_test(tc, page_store_of_the_guest_is_off_until_asked_for);
 	tcase_add_test(tc, name_chooses_the_section);
 	tcase_add_test(tc, errors_name_their_line);
 	tcase_add_test(tc, bad_environment_is_named);
