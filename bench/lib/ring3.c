@@ -27,6 +27,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 #define OWN_BYTES  (4 * CHUNK_BYTES)
@@ -322,12 +323,22 @@ static int call(const struct ring3 *r, const uint8_t *code,
 	return 0;
 }
 
+static double thread_cpu_s(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
 double ring3_speed(struct ring3 *r)
 {
 	struct kvm_regs regs = {.rsi = SPINS};
-	uint64_t start = tool_now_ns(), left;
+	double start = thread_cpu_s(), took;
+	uint64_t left;
 	int rc = call(r, ring3_spins, &regs, &left);
-	double took = (double)(tool_now_ns() - start) / 1e9;
+
+	took = thread_cpu_s() - start;
 
 	if (rc == -EINTR && ioctl(r->vcpu, KVM_GET_REGS, &regs) == 0)
 		return (double)(SPINS - regs.rsi) * 2 / took;

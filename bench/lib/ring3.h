@@ -17,7 +17,10 @@ MUST_CHECK int ring3_create(const struct tool_ram *ram, struct ring3 **out,
 			    const char **why_out);
 void ring3_destroy(struct ring3 *r);
 
-/* So many instructions a second; 0 if the guest did not come to its end. */
+/*
+ * Instructions a second of this thread's CPU time; 0 if the guest did not come
+ * to its end.
+ */
 double ring3_speed(struct ring3 *r);
 
 /*
