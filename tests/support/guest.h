@@ -19,17 +19,17 @@ struct guest_queue {
 	pthread_mutex_t lock;
 	pthread_cond_t woken;
 	uint8_t kept[LINE_ENTRIES_MAX];
-	uint64_t kicks;
+	_Atomic uint64_t kicks;
 };
 
 struct guest {
 	struct line *line;
 	struct line_view view;
 	struct guest_queue queue[LINE_QUEUES_MAX];
-	pthread_mutex_t lock; /* of the two below */
+	pthread_mutex_t lock; /* told waits with it */
 	pthread_cond_t told;
-	uint64_t told_count; /* of vector 0 */
-	unsigned looks;	     /* at an answer, before it sleeps */
+	_Atomic uint64_t told_count; /* of vector 0 */
+	unsigned looks;		     /* at an answer, before it sleeps */
 };
 
 /* A line with a store of the caller's and a guest that has yet to begin. */
