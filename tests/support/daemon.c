@@ -359,7 +359,7 @@ void peer_open(struct peer *p, const struct daemon *d)
 	int pair[2];
 
 	memset(p, 0, sizeof(*p));
-	p->fd = p->pool_fd = -1;
+	p->fd = p->pool_fd = p->file_fd = -1;
 	ck_assert_int_eq(
 		socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
 	p->pid = fork();
@@ -454,6 +454,15 @@ static void welcome_take(struct peer *p, int *fds, size_t n)
 		close(fds[1]);
 }
 
+static void file_take(struct peer *p, const int *fds, size_t n)
+{
+	struct wire_command command;
+
+	memcpy(&command, p->in + sizeof(struct wire_head), sizeof(command));
+	ck_assert_uint_eq(n, wire_command_has_fd(command.op));
+	p->file_fd = n ? fds[0] : -1;
+}
+
 /* NULL: closed, or nothing within ms (*quiet_out then). */
 static const struct wire_head *peer_read(struct peer *p, int ms,
 					 bool *quiet_out)
@@ -472,6 +481,8 @@ static const struct wire_head *peer_read(struct peer *p, int ms,
 	ck_assert_int_eq(wire_check(WIRE_HVD, p->in, n), 0);
 	if (head->type == WIRE_WELCOME)
 		welcome_take(p, fds, nfds);
+	else if (head->type == WIRE_COMMAND)
+		file_take(p, fds, nfds);
 	else
 		ck_assert_uint_eq(nfds, 0);
 	return head;
