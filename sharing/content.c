@@ -102,6 +102,11 @@ static void pending_unhook(struct domain *dom, struct pending *p)
 	dom->pending[at] = last;
 	frames_word_set(dom->frames, last->frame, at);
 	pending_unlink(dom, p);
+	if (dom->pending_used)
+		return;
+	free(dom->pending); /* may have been a burst's */
+	dom->pending = NULL;
+	dom->pending_room = 0;
 }
 
 static void pending_dispose(struct pending *p)
@@ -442,18 +447,27 @@ static void pending_start(struct domain_member *m, const struct wire_offer *o,
 	first->claims--; /* the candidate; as a waiter it was counted above */
 }
 
+/* The oldest's order is that of the frames, so many go into them at once. */
+static void oldest_is_asked(struct pending *p)
+{
+	place_t was;
+	uint32_t i;
+
+	for (i = 0; i < p->waiters; i++) {
+		was = p->asked;
+		p->asked = min_u64(was, p->waiter[i]);
+		p->waiter[i] = max_u64(was, p->waiter[i]);
+	}
+}
+
 /* Who offers it is known now: its frame moves to the oldest member's home. */
 static void pending_rehome(struct domain *dom, struct pending *p)
 {
 	uint64_t hash = frames_hash(dom->frames, p->frame);
 	struct index_value v = {.is_frame = true};
-	place_t home = p->asked;
-	uint32_t i;
 
-	for (i = 0; i < p->waiters; i++)
-		home = min_u64(home, p->waiter[i]);
-	if (homes_frame(&place_member(dom, home)->homes, dom->frames,
-			place_page(home), &v.frame) ||
+	if (homes_frame(&place_member(dom, p->asked)->homes, dom->frames,
+			place_page(p->asked), &v.frame) ||
 	    v.frame == p->frame || frames_alloc_at(dom->frames, hash, v.frame))
 		return;
 	if (index_put(dom->index, hash, &v)) {
@@ -468,8 +482,10 @@ static void pending_rehome(struct domain *dom, struct pending *p)
 
 static void gathered_ask(struct domain *dom, struct pending *p)
 {
-	struct domain_member *m = place_member(dom, p->asked);
+	struct domain_member *m;
 
+	oldest_is_asked(p);
+	m = place_member(dom, p->asked);
 	pending_rehome(dom, p);
 	pending_is_asked(dom, p);
 	if (!want_queue(m, p)) {
@@ -582,24 +598,38 @@ static void page_fulfil(struct domain *dom, place_t place, uint32_t frame)
 	grant_queue(m, place_page(place), frame);
 }
 
-/* The content is right and p is its: into the frame, and out to all. */
-void content_fulfil(struct domain *dom, struct pending *p, const void *page)
+/* Its frame is filled: out to all. */
+static void fulfil(struct domain *dom, struct pending *p)
 {
 	uint32_t i;
 
 	pending_unhook(dom, p);
-	if (frames_write(dom->frames, p->frame, page, p->waiters + 1)) {
-		dom->count.pool_write_failed++;
-		index_remove(dom->index, frames_hash(dom->frames, p->frame));
-		frames_free(dom->frames, p->frame);
-		place_member(dom, p->asked)->claims--;
-		for (i = 0; i < p->waiters; i++)
-			place_member(dom, p->waiter[i])->claims--;
-	} else {
-		dom->count.publishes++;
-		page_fulfil(dom, p->asked, p->frame);
-		for (i = 0; i < p->waiters; i++)
-			page_fulfil(dom, p->waiter[i], p->frame);
-	}
+	frames_begin(dom->frames, p->frame, p->waiters + 1);
+	dom->count.publishes++;
+	page_fulfil(dom, p->asked, p->frame);
+	for (i = 0; i < p->waiters; i++)
+		page_fulfil(dom, p->waiter[i], p->frame);
 	pending_dispose(p);
+}
+
+static void fulfil_fail(struct domain *dom, struct pending *p)
+{
+	dom->count.pool_write_failed++;
+	place_member(dom, p->asked)->claims--;
+	pending_abandon(dom, p);
+}
+
+/* One write for all; if that fails, perhaps some can be written. */
+void content_fulfil(struct domain *dom, struct pending *const *p, uint32_t n,
+		    const char *pages)
+{
+	bool filled = !frames_fill(dom->frames, p[0]->frame, pages, n);
+	uint32_t i;
+
+	for (i = 0; i < n; i++)
+		if (filled || !frames_fill(dom->frames, p[i]->frame,
+					   pages + i * PAGE_BYTES, 1))
+			fulfil(dom, p[i]);
+		else
+			fulfil_fail(dom, p[i]);
 }

@@ -103,8 +103,12 @@ struct pending *content_asked_find(const struct domain_member *m,
 void content_pass_on(struct domain *dom, struct pending *p);
 /* Asks for contents that have gathered for `ns` or longer, up to `most`. */
 void content_gathered_ask(struct domain *dom, uint64_t ns, size_t most);
-/* It came, and is right. p ends. */
-void content_fulfil(struct domain *dom, struct pending *p, const void *page);
+/*
+ * The pages of n contents came, are right, and their frames follow each other.
+ * They end as pending ones.
+ */
+void content_fulfil(struct domain *dom, struct pending *const *p, uint32_t n,
+		    const char *pages);
 void content_waiter_remove(struct domain *dom, struct pending *p, uint32_t i);
 
 /* Counts a reference to a live frame and queues its GRANT. */

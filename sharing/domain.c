@@ -39,10 +39,10 @@
 #include <string.h>
 
 #define WANT_PATIENCE_NS (UINT64_C(10) * 1000000000)
-#define GATHER_QUIET_NS	 100000000 /* nothing joined: all have offered */
-#define GATHER_MOST	 8192	   /* asked for at once */
-#define LIES_MAX	 16	   /* contents that are not of their hash */
-#define ODD_MAX		 256	   /* messages about things that are not so */
+#define GATHER_QUIET_NS	 60000000 /* nothing joined: all have offered */
+#define GATHER_MOST	 65536	  /* asked for at once, in the order of pages */
+#define LIES_MAX	 16	  /* contents that are not of their hash */
+#define ODD_MAX		 256	  /* messages about things that are not so */
 
 static int offer_message(struct domain_member *m, const struct wire_head *msg)
 {
@@ -66,8 +66,19 @@ static int odd_note(struct domain_member *m)
 	return m->odd > ODD_MAX && m->odd - ODD_MAX > m->excuses ? -EPROTO : 0;
 }
 
-static int publish_one(struct domain_member *m, const struct wire_want *want,
-		       const void *page)
+/* What was asked for, and has the hash it was asked for by; or NULL. */
+static struct pending *publish_accept(const struct domain_member *m,
+				      const struct wire_want *want,
+				      const void *page)
+{
+	struct pending *p = content_asked_find(m, want);
+
+	if (!p || sharing_hash(m->dom->secret, page) != want->hash)
+		return NULL;
+	return p;
+}
+
+static int publish_refuse(struct domain_member *m, const struct wire_want *want)
 {
 	struct domain *dom = m->dom;
 	struct pending *p = content_asked_find(m, want);
@@ -76,24 +87,45 @@ static int publish_one(struct domain_member *m, const struct wire_want *want,
 		dom->count.publish_unwanted++;
 		return odd_note(m);
 	}
-	if (sharing_hash(dom->secret, page) == want->hash) {
-		content_fulfil(dom, p, page);
-		return 0;
-	}
 	dom->count.publish_mismatch++;
 	content_pass_on(dom, p);
 	return ++m->lies > LIES_MAX ? -EPROTO : 0;
+}
+
+/* As many from want[0] on as are right and go into frames in a row. */
+static uint32_t publish_run(struct domain_member *m,
+			    const struct wire_want *want, uint32_t count,
+			    const char *pages)
+{
+	struct pending *run[WIRE_PUBLISH_MAX];
+	uint32_t n = 0;
+
+	while (n < count && want[n].frame == want[0].frame + n) {
+		run[n] = publish_accept(m, &want[n], pages + n * PAGE_BYTES);
+		if (!run[n])
+			break;
+		n++;
+	}
+	if (n)
+		content_fulfil(m->dom, run, n, pages);
+	return n;
 }
 
 static int publish_message(struct domain_member *m, const struct wire_head *msg)
 {
 	const struct wire_publish *publish = (const void *)(msg + 1);
 	const char *page = (const char *)&publish->entry[publish->count];
-	uint32_t i;
+	uint32_t i, n;
 	int rc = 0;
 
-	for (i = 0; i < publish->count && !rc; i++)
-		rc = publish_one(m, &publish->entry[i], page + i * PAGE_BYTES);
+	for (i = 0; i < publish->count && !rc; i += n) {
+		n = publish_run(m, &publish->entry[i], publish->count - i,
+				page + i * PAGE_BYTES);
+		if (!n) {
+			rc = publish_refuse(m, &publish->entry[i]);
+			n = 1;
+		}
+	}
 	return rc;
 }
 
@@ -242,6 +274,11 @@ void domain_gather_set(struct domain *dom, uint64_t ns)
 bool domain_is_dirty(const struct domain *dom)
 {
 	return dom->dirty != NULL;
+}
+
+size_t domain_pending(const struct domain *dom)
+{
+	return dom->pending_used;
 }
 
 bool domain_is_gathering(const struct domain *dom)

@@ -89,14 +89,16 @@ MUST_CHECK int domain_message(struct domain_member *member,
  * So long others may offer a content after the second page that has it, before
  * anybody is asked for it: then its frame lies where the oldest of them has it,
  * and members that scan at once do not mix the order of frames. It ends early
- * when no page has joined a content for a tenth of a second: then all scans
- * under way have passed. 0: no wait (the default).
+ * when no page has joined a content for 60 ms: then all scans under way have
+ * passed. 0: no wait (the default).
  */
 void domain_gather_set(struct domain *dom, uint64_t ns);
 
 /* Sends what has gathered. Call when no more messages wait to be read. */
 void domain_flush(struct domain *dom, uint64_t now_ns);
 bool domain_is_dirty(const struct domain *dom);
+/* Contents somebody is to be asked for, or was. */
+size_t domain_pending(const struct domain *dom);
 /* Contents wait for others to offer them, too: flush now and then. */
 bool domain_is_gathering(const struct domain *dom);
 /* Once a second: passes on what was not answered, returns memory. */

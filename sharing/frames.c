@@ -556,26 +556,42 @@ static void stale_clear(struct frames *fr, uint32_t frame)
 	fr->stale_count--;
 }
 
-int frames_write(struct frames *fr, uint32_t frame, const void *page,
-		 uint32_t refs)
+int frames_fill(struct frames *fr, uint32_t frame, const void *pages,
+		uint32_t count)
 {
-	struct frame *f = record_of(fr, frame);
+	size_t bytes = (size_t)count << PAGE_SHIFT;
 	ssize_t n;
 
-	assert(f->state == FRAME_PENDING && refs);
+	assert(frames_state(fr, frame) == FRAME_PENDING);
 	do {
-		n = pwrite(fr->fd, page, PAGE_BYTES,
-			   (off_t)frame << PAGE_SHIFT);
+		n = pwrite(fr->fd, pages, bytes, (off_t)frame << PAGE_SHIFT);
 	} while (n < 0 && errno == EINTR);
-	if (n != (ssize_t)PAGE_BYTES)
+	if (n != (ssize_t)bytes)
 		return n < 0 ? -errno : -ENOSPC;
+	return 0;
+}
+
+void frames_begin(struct frames *fr, uint32_t frame, uint32_t refs)
+{
+	struct frame *f = record_of(fr, frame);
+
+	assert(f->state == FRAME_PENDING && refs);
 	stale_clear(fr, frame);
 	f->state = FRAME_LIVE;
 	f->word = refs;
 	fr->pending--;
 	fr->live++;
 	fr->refs += refs;
-	return 0;
+}
+
+int frames_write(struct frames *fr, uint32_t frame, const void *page,
+		 uint32_t refs)
+{
+	int rc = frames_fill(fr, frame, page, 1);
+
+	if (!rc)
+		frames_begin(fr, frame, refs);
+	return rc;
 }
 
 void frames_claim(struct frames *fr, uint32_t frame, uint64_t hash,

@@ -60,7 +60,12 @@ MUST_CHECK int frames_block_reserve(struct frames *fr, uint32_t near,
 /* Frames of it that are in use stay as they are. */
 void frames_block_release(struct frames *fr, uint32_t block);
 
-/* Writes a pending frame, which becomes live with refs references. */
+/* Writes count pending frames from `frame` on; all of them or an error. */
+MUST_CHECK int frames_fill(struct frames *fr, uint32_t frame, const void *pages,
+			   uint32_t count);
+/* A pending frame that was filled becomes live with refs references. */
+void frames_begin(struct frames *fr, uint32_t frame, uint32_t refs);
+/* Both, for one. */
 MUST_CHECK int frames_write(struct frames *fr, uint32_t frame, const void *page,
 			    uint32_t refs);
 /* An unknown frame becomes live with refs references and this hash. */

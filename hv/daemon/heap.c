@@ -23,3 +23,9 @@ void heap_tick(void)
 	if (mallctl)
 		(void)mallctl("arena.4096.decay", NULL, NULL, NULL, 0);
 }
+
+void heap_purge(void)
+{
+	if (mallctl)
+		(void)mallctl("arena.4096.purge", NULL, NULL, NULL, 0);
+}

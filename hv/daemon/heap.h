@@ -5,5 +5,7 @@
 
 /* Once a second. Does nothing where the allocator is not jemalloc. */
 void heap_tick(void);
+/* A burst is over: what it needed goes back now. */
+void heap_purge(void);
 
 #endif

@@ -7,7 +7,7 @@
  *   soon   250 ms   after something changed: steers again, at most 4 times a
  *                   second
  *   flush  3 ms     after messages came: sends what the domains gathered, so
- *                   that grants of one page run go out in one message; 50 ms
+ *                   that grants of one page run go out in one message; 20 ms
  *                   while contents wait for others to offer them
  */
 #include "hv/daemon/hvd.h"
@@ -34,7 +34,8 @@
 #define TICK_US	  1000000
 #define SOON_US	  250000
 #define FLUSH_US  3000
-#define GATHER_US 50000
+#define GATHER_US 20000
+#define BURST	  4096 /* contents asked for at once */
 
 uint64_t hvd_now_ns(void)
 {
@@ -63,6 +64,20 @@ static void domains_flush(struct hvd *hvd)
 			domain_flush(trust->domain, hvd_now_ns());
 }
 
+/* New VMs had some megabytes of contents asked for; all have come. */
+static void burst_end(struct hvd *hvd)
+{
+	struct trust *trust;
+	size_t pending = 0;
+
+	TAILQ_FOREACH (trust, &hvd->trusts, entry)
+		if (trust->domain)
+			pending += domain_pending(trust->domain);
+	if (!pending && hvd->burst)
+		heap_purge();
+	hvd->burst = pending && (hvd->burst || pending >= BURST);
+}
+
 static void domains_tick(struct hvd *hvd)
 {
 	struct trust *trust;
@@ -80,6 +95,7 @@ static int flush_event(sd_event_source *source, uint64_t us, void *arg)
 	(void)us;
 	hvd->flush_armed = hvd->gather_armed = false;
 	domains_flush(hvd);
+	burst_end(hvd);
 	hvd_flush_soon(hvd); /* what gathers still */
 	return 0;
 }

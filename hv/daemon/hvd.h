@@ -44,6 +44,7 @@ struct hvd {
 	sd_event_source *agent_source, *tick_source, *soon_source;
 	sd_event_source *flush_source;
 	bool flush_armed, gather_armed, soon_armed;
+	bool burst;	  /* a burst of contents is under way */
 	bool stopping;	  /* what is recorded stays as it is */
 	uint32_t vm_last; /* the last id given */
 	uint64_t command_last;
