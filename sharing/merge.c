@@ -13,39 +13,52 @@
 #include "sharing/share_core.h"
 #include "sharing/hash.h"
 
+#include "hv/base/host.h"
 #include "hv/base/log.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define GATHER_NS   ((uint64_t)400000000) /* a chunk's grants at once */
-#define QUIET_NS    ((uint64_t)40000000)  /* no more of them under way */
+#define QUEUE_BYTES ((size_t)64 << 10)
+#define GATHER_NS   ((uint64_t)1000000000) /* a chunk's grants at once */
+#define QUIET_NS    ((uint64_t)60000000)   /* no more of them under way */
 #define GATHER_MOST 65536
 #define SHARE_ONCE  4096 /* grants a slice: some ten milliseconds */
 
 /* ---- queues ---- */
 
+/*
+ * A mapping of its own: a queue of a megabyte or two is needed once in a VM's
+ * life, and the heap of a VMM would keep it.
+ */
 static void queue_clear(struct queue *q)
 {
-	free(q->item);
-	*q = (struct queue){NULL, 0, 0, 0};
+	if (q->item)
+		host_real.unmap(q->item, q->bytes);
+	*q = (struct queue){0};
 }
 
 static int queue_reserve(struct queue *q, size_t n, size_t item_bytes)
 {
-	size_t room = q->room ? q->room : 1024;
+	size_t need = (q->n + n) * item_bytes, bytes = q->bytes;
 	void *item;
+	int rc;
 
-	while (room < q->n + n)
-		room *= 2;
-	if (room == q->room)
+	if (need <= bytes)
 		return 0;
-	item = realloc(q->item, room * item_bytes);
-	if (!item)
-		return -ENOMEM;
+	bytes = bytes ? bytes : QUEUE_BYTES;
+	while (bytes < need)
+		bytes *= 2;
+	rc = host_real.map_anon(NULL, bytes, &item);
+	if (rc < 0)
+		return rc;
+	if (q->item) {
+		memcpy(item, q->item, q->n * item_bytes);
+		host_real.unmap(q->item, q->bytes);
+	}
 	q->item = item;
-	q->room = room;
+	q->bytes = bytes;
 	return 0;
 }
 

@@ -3,7 +3,7 @@
  * Looking for pages worth sharing, in slices of about two milliseconds.
  *
  * A pass looks at every chunk; a page whose hash is the same in two passes is
- * offered. The first passes begin 1/4, 1/2, 1, 2 ... seconds after each other,
+ * offered. The first passes begin 1/4, 2, 4, 8 ... seconds after each other,
  * so that a new guest is merged soon; then the rest is what hvd sets. A large
  * guest rests for at least as long as its pass took.
  * Pages just read from a disk are looked at at once (Satori: Milos et al.,
@@ -19,12 +19,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NS_PER_MS     ((uint64_t)1000000)
-#define SLICE_NS      (2 * NS_PER_MS)
-#define FIRST_REST_NS (250 * NS_PER_MS)
-#define SCAN_NS	      (16000 * NS_PER_MS) /* until hvd has said */
-#define CONGESTED_NS  (2 * NS_PER_MS)
-#define IDLE_NS	      (1000 * NS_PER_MS)
+#define NS_PER_MS      ((uint64_t)1000000)
+#define SLICE_NS       (2 * NS_PER_MS)
+#define FIRST_REST_NS  (250 * NS_PER_MS)
+#define SECOND_REST_NS (2000 * NS_PER_MS)
+#define SCAN_NS	       (16000 * NS_PER_MS) /* until hvd has said */
+#define CONGESTED_NS   (2 * NS_PER_MS)
+#define IDLE_NS	       (1000 * NS_PER_MS)
 
 int share_create(struct mm *mm, share_send_fn *send, void *arg,
 		 struct share **out)
@@ -200,7 +201,8 @@ static void pass_end(struct share *sh, uint64_t now)
 	sh->cursor = 0;
 	sh->scans++;
 	sh->next_pass_ns = pass_next(sh, now);
-	sh->rest_ns = min_u64(sh->rest_ns * 2, sh->scan_ns);
+	sh->rest_ns =
+		min_u64(max_u64(sh->rest_ns * 2, SECOND_REST_NS), sh->scan_ns);
 }
 
 /* Chunks until the slice is used up; stops early when hvd cannot keep up. */

@@ -28,7 +28,8 @@ struct hints {
 /* Work hvd gave us; grows as needed, freed when empty. */
 struct queue {
 	void *item;
-	size_t n, room, at;
+	size_t bytes; /* room */
+	size_t n, at;
 };
 
 struct share {
