@@ -93,7 +93,7 @@ static inline bool page_is_zero(const void *page)
 {
 	const uint64_t *w = page;
 
-	if (w[0] | w[1] | w[511])
+	if (w[0] | w[1] || w[511])
 		return false;
 	return memcmp(w, w + 1, PAGE_BYTES - sizeof(*w)) == 0;
 }

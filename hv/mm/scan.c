@@ -170,7 +170,8 @@ static bool look_huge(const struct look *l, const struct spot *first)
 	for (size_t i = 0; i < CHUNK_PAGES; i++)
 		if (!(l->pagemap[i] & PAGEMAP_PRESENT))
 			return false;
-	if (l->mm->host->is_huge(hva_ptr(spot_hva(first)), CHUNK_BYTES, &huge) <
+	/* A chunk lies on its border: one page of it tells for all. */
+	if (l->mm->host->is_huge(hva_ptr(spot_hva(first)), PAGE_BYTES, &huge) <
 	    0)
 		return false;
 	return huge;
