@@ -19,6 +19,8 @@
  * Patience is counted in looks of the watch, not in time: a guest that was
  * stopped for an hour has looked once.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/io.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
@@ -181,6 +183,14 @@ bool tm_line_post(u32 epoch, const struct line_entry *entry, struct page *page)
 
 	tm_line_unlock(queue, flags);
 	return posted;
+}
+
+void tm_line_show(struct seq_file *m)
+{
+	unsigned int i;
+
+	for (i = 0; i < tm_line_queues(); i++)
+		queue_show(&line.queue[i], m);
 }
 
 /* ---- up and down ----------------------------------------------------------

@@ -144,6 +144,10 @@ bool __must_check tm_line_post_locked(unsigned int queue, u32 epoch,
 /* Shows the host our counters. May sleep. */
 void tm_line_stats(const struct line_stats *stats);
 
+/* The queues as they are, for debugfs. */
+struct seq_file;
+void tm_line_show(struct seq_file *m);
+
 /* Of the PCI driver (main.c). */
 int tm_line_start(struct pci_dev *pdev);
 void tm_line_stop(struct pci_dev *pdev);

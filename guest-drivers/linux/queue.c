@@ -14,6 +14,7 @@
 #include <linux/io.h>
 #include <linux/ktime.h>
 #include <linux/moduleparam.h>
+#include <linux/seq_file.h>
 #include <linux/slab.h>
 
 #include "queue.h"
@@ -25,6 +26,15 @@
 unsigned int tm_poll_us = 20;
 module_param_named(poll_us, tm_poll_us, uint, 0644);
 MODULE_PARM_DESC(poll_us, "most microseconds to look for an answer");
+
+static size_t list_count(const struct list_head *list)
+{
+	const struct list_head *at;
+	size_t n = 0;
+
+	list_for_each(at, list) n++;
+	return n;
+}
 
 static void callbacks_run(struct list_head *done)
 {
@@ -168,7 +178,7 @@ static bool wake_position(const struct queue *q, u32 *position_out)
 	return seen;
 }
 
-/* True: there is something to reap first. */
+/* True: an answer came meanwhile, so reap first. */
 static bool arm(struct queue *q)
 {
 	u32 position;
@@ -313,6 +323,23 @@ enum queue_health queue_watch(struct queue *q, unsigned int patience)
 	if (health == QUEUE_BUSY)
 		tasklet_schedule(&q->tasklet);
 	return health;
+}
+
+void queue_show(struct queue *q, struct seq_file *m)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&q->lock, flags);
+	if (q->epoch)
+		seq_printf(m,
+			   "queue %u: reaped %u head %u published %u tail %u "
+			   "awaited %u waiting %zu wake_at %u stuck %u "
+			   "sleeping %u\n",
+			   q->number, q->reaped, READ_ONCE(q->tx.queue->head),
+			   q->tx.published, q->tx.tail, q->awaited,
+			   list_count(&q->waiting), q->tx.wake_at, q->stuck,
+			   READ_ONCE(q->tx.queue->sleeping));
+	spin_unlock_irqrestore(&q->lock, flags);
 }
 
 int queue_begin(struct queue *q, const struct line_view *view,

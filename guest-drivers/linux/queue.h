@@ -91,6 +91,10 @@ enum queue_health {
  */
 enum queue_health queue_watch(struct queue *q, unsigned int patience);
 
+/* One line about it, if it is up. Locks. */
+struct seq_file;
+void queue_show(struct queue *q, struct seq_file *m);
+
 extern unsigned int tm_poll_us;
 
 #endif

@@ -113,6 +113,13 @@ static int counters_show(struct seq_file *m, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(counters);
 
+static int queues_show(struct seq_file *m, void *unused)
+{
+	tm_line_show(m);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(queues);
+
 /* A new line knows nothing of us yet. */
 static int stats_begin(u32 epoch)
 {
@@ -136,6 +143,7 @@ int tm_stats_init(void)
 	INIT_DEFERRABLE_WORK(&publish, publish_run);
 	tm_debugfs = debugfs_create_dir(KBUILD_MODNAME, NULL);
 	debugfs_create_file("counters", 0444, tm_debugfs, NULL, &counters_fops);
+	debugfs_create_file("queues", 0444, tm_debugfs, NULL, &queues_fops);
 	tm_line_user_add(&stats_user);
 	return 0;
 }

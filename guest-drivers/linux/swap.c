@@ -21,6 +21,8 @@
  * see pagemap.h. Hibernation would lose all of them, so it is refused while the
  * device is open (main.c).
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/module.h>
 #include <linux/workqueue.h>
 
