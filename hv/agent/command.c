@@ -122,8 +122,8 @@ static const char *restore_reason(int rc)
 {
 	switch (rc) {
 	case -EEXIST:
-		return "the guest's driver has pools already: restore before "
-		       "the guest boots, or destroy them";
+		return "its guest has pools already; a guest that goes on "
+		       "where it was saved has none before it runs";
 	case -EBADMSG:
 		return "the file is cut, altered, or no saved client; nothing "
 		       "of it was kept";
