@@ -108,7 +108,6 @@ static void cache_put_locked(struct tm_cache_disk *cd, unsigned int queue,
 		tm_count(TM_CACHE_DROPPED);
 	} else {
 		tm_count(TM_CACHE_PUTS);
-		tm_stats_wake();
 	}
 }
 
@@ -128,6 +127,7 @@ void tm_cache_put(const struct tm_cache_place *place, struct page *page)
 		flags = tm_line_lock(queue);
 		cache_put_locked(cd, queue, &entry, place, page);
 		tm_line_unlock(queue, flags);
+		tm_stats_wake();
 	}
 	rcu_read_unlock();
 }

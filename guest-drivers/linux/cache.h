@@ -108,9 +108,20 @@ struct tm_cache_place {
 	u32 generation;
 };
 
-/* cache.c */
+/* cache.c; Kbuild leaves it out of kernels without the tracepoints. */
+#ifdef TM_CACHE
 int tm_cache_init(void);
 void tm_cache_exit(void);
+#else
+static inline int tm_cache_init(void)
+{
+	return 0;
+}
+
+static inline void tm_cache_exit(void)
+{
+}
+#endif
 /* Process context. disk: as seen from above; owner keeps it alive. */
 int __must_check tm_cache_disk_create(struct gendisk *disk, u64 blocks,
 				      struct tm_cache_disk **cd_out);

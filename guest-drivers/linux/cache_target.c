@@ -42,8 +42,11 @@
 #include "stats.h"
 
 #define TARGET_BLOCKS 32u
-/* Above this a write counts for the whole disk: counting each takes longer. */
-#define TARGET_LARGE 4096u
+/*
+ * From 64 MiB on a write (it is a discard) counts for the whole disk: counting
+ * each block would take too long where interrupts are off.
+ */
+#define TARGET_LARGE 16384u
 
 struct target {
 	struct dm_dev *dev;
