@@ -120,23 +120,25 @@ static int post(struct queue *q, const struct line_entry *entry,
 static void ring(struct queue *q)
 {
 	q->rung = true;
-	q->rung_at = READ_ONCE(q->tx.queue->head);
+	q->rung_for = q->tx.published;
 	writel(q->bell, q->doorbell);
 	tm_count(TM_KICKS);
 }
 
 /*
  * The host says it sleeps until it has woken up, and a doorbell costs an exit.
- * Who rang while head was where it still is has woken it already: it does not
- * sleep again before it has moved head. (sleeping was loaded before head, and
- * the host stores them the other way round.)
+ * While it has not done all that was there when we last rang, it is awake, or
+ * about to be: it looks for more before it sleeps again.
  */
 static void publish(struct queue *q)
 {
+	u32 head;
+
 	if (!line_tx_publish(&q->tx))
 		return;
 	virt_rmb(); /* pairs with the host's release of head, then sleeping */
-	if (q->rung && q->rung_at == READ_ONCE(q->tx.queue->head))
+	head = READ_ONCE(q->tx.queue->head);
+	if (q->rung && (s32)(head - q->rung_for) < 0)
 		return;
 	ring(q);
 }

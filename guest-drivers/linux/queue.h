@@ -40,9 +40,9 @@ struct queue {
 	struct list_head done;
 	struct tasklet_struct tasklet;
 
-	/* One doorbell for each head is enough: the host will move it. */
+	/* What was published when the doorbell was last rung. */
 	bool rung;
-	u32 rung_at;
+	u32 rung_for;
 
 	/* The watch's: where head was when it last looked, and for how long. */
 	u32 watched;
