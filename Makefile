@@ -65,7 +65,7 @@ TOOL_LIB_O := $(call obj,$(call src,bench/lib))
 .DELETE_ON_ERROR:
 .SECONDARY: # objects of tests are kept, not made again each time
 .PHONY: all help deps run check bench fuzz check-layers format install clean \
-	unit tools
+	unit tools guest-module guest-package
 
 all: $(LIBS) $(BINS)
 
@@ -78,6 +78,8 @@ help:
 	@echo "                  (B=name for one, FULL=1; build/bench/report.html)"
 	@echo "make fuzz         fuzz each parser for FUZZ_SECONDS (default 20)"
 	@echo "make check-layers which folder may include which"
+	@echo "make guest-module the guests' Linux module, for Debian 6.1 and 6.12"
+	@echo "make guest-package  its package for Debian guests (DKMS)"
 	@echo "make format       clang-format the tree"
 	@echo "make install      DESTDIR= PREFIX=$(PREFIX)"
 	@echo "make clean        remove $(BUILD)/"
@@ -160,6 +162,15 @@ bench: deps
 
 fuzz: deps
 	$(Q)tests/fuzz/run.sh $(or $(FUZZ_SECONDS),20)
+
+guest-module:
+	$(Q)tests/rig/module.sh 6.1
+	$(Q)tests/rig/module.sh 6.12
+
+guest-package:
+	$(Q)mkdir -p $(BUILD)
+	$(Q)$(MAKE) --no-print-directory -C guest-drivers/linux deb \
+		OUT=$(abspath $(BUILD))
 
 check-layers:
 	$(Q)tests/check-layers.sh
