@@ -142,7 +142,8 @@ $(OUT)/tests/%: $(OUT)/obj/tests/unit/%.o $(SUPPORT_O) $(OUT)/libctl.a \
 $(OUT)/libbench.a: $(TOOL_LIB_O)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
 
-$(OUT)/bench/%: $(OUT)/obj/bench/%.o $(OUT)/libbench.a $(LIBS)
+$(OUT)/bench/%: $(OUT)/obj/bench/%.o $(OUT)/libbench.a $(LIBS) \
+		$(OUT)/libmini.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS_CORE) -lm
 
