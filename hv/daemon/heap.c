@@ -17,15 +17,25 @@
 __attribute__((weak)) int mallctl(const char *name, void *old, size_t *old_size,
 				  void *new, size_t new_size);
 
+/* Some twenty of each size: a megabyte, once tables of all sizes have grown. */
+static void cache_flush(void)
+{
+	(void)mallctl("thread.tcache.flush", NULL, NULL, NULL, 0);
+}
+
 void heap_tick(void)
 {
+	if (!mallctl)
+		return;
+	cache_flush();
 	/* 4096: MALLCTL_ARENAS_ALL */
-	if (mallctl)
-		(void)mallctl("arena.4096.decay", NULL, NULL, NULL, 0);
+	(void)mallctl("arena.4096.decay", NULL, NULL, NULL, 0);
 }
 
 void heap_purge(void)
 {
-	if (mallctl)
-		(void)mallctl("arena.4096.purge", NULL, NULL, NULL, 0);
+	if (!mallctl)
+		return;
+	cache_flush();
+	(void)mallctl("arena.4096.purge", NULL, NULL, NULL, 0);
 }
