@@ -8,6 +8,7 @@
 
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
+#include <linux/pm.h>
 #include <linux/timer.h>
 #include <linux/version.h>
 
@@ -30,6 +31,13 @@ static inline int compat_timer_delete_sync(struct timer_list *timer)
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(5, 17, 0)
 #define GENHD_FL_NO_PART GENHD_FL_NO_PART_SCAN
+#endif
+
+#ifndef pm_sleep_ptr /* before 5.17 */
+#define pm_sleep_ptr(ops) (ops)
+#define DEFINE_SIMPLE_DEV_PM_OPS(name, suspend, resume)                        \
+	const struct dev_pm_ops name = {                                       \
+		SET_SYSTEM_SLEEP_PM_OPS(suspend, resume)}
 #endif
 
 /* What the swap device asks of the block layer. */

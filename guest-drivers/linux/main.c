@@ -25,6 +25,7 @@
 #include <linux/suspend.h>
 
 #include "cache.h"
+#include "compat.h"
 #include "line.h"
 #include "stats.h"
 #include "swap.h"

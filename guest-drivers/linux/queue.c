@@ -275,14 +275,16 @@ static void poll_adapt(struct queue *q, bool found)
 		   clamp_t(u32, next, min_t(u32, POLL_LEAST, most), most));
 }
 
+/* Until all that is there now is done: what comes later is for others. */
 void queue_poll(struct queue *q)
 {
 	u64 end = ktime_get_ns() + READ_ONCE(q->poll_ns);
+	u32 all = READ_ONCE(q->tx.tail);
 	bool found;
 
 	do {
 		run(q, false);
-		found = !READ_ONCE(q->awaited);
+		found = (s32)(READ_ONCE(q->reaped) - all) >= 0;
 		if (found)
 			break;
 		cpu_relax();
