@@ -2,12 +2,13 @@
 """What the tests of TMEM in real guests share: a guest with the driver, and
 the host's view of its pages.
 
-The guest is bench/lib/shell_guest.py's. By default QEMU runs under `hv qemu`,
-whose agent serves the line; with line=PATH it gets the device alone, and who
+The guest is bench/lib/shell_guest.py's. By default the agent, preloaded into
+QEMU, serves the line; with line=PATH it gets the device alone, and who
 listens on PATH serves it. The driver is not loaded at boot: tests do that
 (driver_load), since many of them are about when it comes and goes.
 
-Environment: TMEM_KERNEL (6.1), TMEM_LONG=1 for long forms.
+Environment: TMEM_KERNEL (6.1), TMEM_LONG=1 for long forms, TMEM_MODULE: a
+tidepool_tmem.ko built for that kernel before.
 """
 
 import importlib.util
@@ -20,10 +21,11 @@ from lib import Failed, Skip, check, wait_for
 
 MIB = 1 << 20
 KERNEL = os.environ.get("TMEM_KERNEL", "6.1")
+MODULE = os.environ.get("TMEM_MODULE")
 LONG = os.environ.get("TMEM_LONG", "0") not in ("", "0")
 MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "dm_mod")
 PROGRAMS = ("hog", "verify", "records", "vandal", "storm")
-DRIVER = "/sys/bus/pci/drivers/tidepool_tmem"
+VECTORS = 17
 DEBUG = "/sys/kernel/debug/tidepool_tmem"
 
 
@@ -67,7 +69,7 @@ def boot_files(binaries=()):
         programs = {p: f"tests/guest/{p}.c" for p in PROGRAMS}
         _made[key] = kernel, shell_guest.initrd_make(
             shell_guest.Parts(kernel, programs=programs, modules=MODULES,
-                              kos=[_rig("module.sh")], load=False,
+                              kos=[MODULE or _rig("module.sh")], load=False,
                               binaries=["/sbin/dmsetup", *binaries]),
             os.path.join(out, name + ".initrd"))
     return _made[key]
@@ -80,7 +82,8 @@ def disk_make(name, mib, files=None):
         f.truncate(mib * MIB)
     env = dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-F",
-                    "-E", "lazy_itable_init=0,lazy_journal_init=0",
+                    # mke2fs gives small disks blocks of 1 KiB
+                    "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0",
                     *(["-d", files] if files else []), path],
                    check=True, env=env)
     return path
@@ -93,6 +96,16 @@ def fsck(path):
     r = subprocess.run(["e2fsck", "-fn", path], stdout=subprocess.PIPE,
                        stderr=subprocess.STDOUT, text=True, env=env)
     check(r.returncode == 0, f"e2fsck -fn {path}: {r.stdout[-2000:]}")
+
+
+def ctl(hvd, *words):
+    """What tmem-ctl says; it must end with 0."""
+    r = subprocess.run([lib.built("tmem-ctl"), *words, "--socket",
+                        hvd.control_socket], stdout=subprocess.PIPE,
+                       stderr=subprocess.STDOUT, text=True, timeout=30)
+    check(r.returncode == 0, f"tmem-ctl {words} ended with {r.returncode}: "
+          f"{r.stdout}")
+    return r.stdout
 
 
 class Machine:
@@ -125,18 +138,18 @@ class Machine:
                          f"{lib.log_text(name + '.console')[-1000:]}")
 
     def _wrapped(self, argv, tmem, swap, line):
+        argv = argv + ["-chardev", "socket,id=tidepool-tmem,path=" +
+                       (line or f"{self.hvd.dir}/{self.name}.tmem"),
+                       "-device", "ivshmem-doorbell,chardev=tidepool-tmem,"
+                       f"vectors={VECTORS}"]
         if line:
-            return argv + ["-chardev", f"socket,path={line},id=tmem",
-                           "-device",
-                           "ivshmem-doorbell,chardev=tmem,vectors=3"], {}
-        env = {"TIDEPOOL_RUN_DIR": self.hvd.dir,
-               "TIDEPOOL_CONFIG": self.hvd.agent_conf,
-               "TIDEPOOL_AGENT": lib.built("libhvagent.so")}
-        front = [lib.built("hv"), "qemu", "--name", self.name,
-                 "--tmem", f"{tmem}M"]
-        if swap:
-            front += ["--tmem-swap", f"{swap}M"]
-        return front + ["--"] + argv, env
+            return argv, {}
+        return argv, {"TIDEPOOL_RUN_DIR": self.hvd.dir,
+                      "TIDEPOOL_CONFIG": self.hvd.agent_conf,
+                      "LD_PRELOAD": lib.built("libhvagent.so"),
+                      "TIDEPOOL_NAME": self.name,
+                      "TIDEPOOL_TMEM": f"{tmem}M",
+                      "TIDEPOOL_TMEM_SWAP": f"{swap}M"}
 
     def alive(self):
         return self.proc is None or self.proc.poll() is None
@@ -167,7 +180,7 @@ class Machine:
         return self
 
     def swap_on(self):
-        self.run("mkswap /dev/tmemswap0 && swapon -p 100 /dev/tmemswap0")
+        self.run("mkswap /dev/tmemswap0 && swapon /dev/tmemswap0")
         return self
 
     def swap_used_kib(self):
@@ -183,9 +196,9 @@ class Machine:
                                   ).split("/")[0]
 
     def counters(self):
-        """The driver's counters, by the names of struct line_stats."""
+        """The driver's counters, by their names."""
         found = {}
-        for line in self.run(f"cat {DEBUG}/stats").splitlines():
+        for line in self.run(f"cat {DEBUG}/counters").splitlines():
             words = line.replace(":", " ").split()
             if len(words) == 2 and words[1].lstrip("-").isdigit():
                 found[words[0]] = int(words[1])
@@ -204,8 +217,9 @@ class Machine:
     def host(self):
         """What the host says of the guest's client."""
         vm = self.hvd.vm(self.name)
-        check(vm and "tmem" in vm, f"hvd says nothing of {self.name}'s TMEM")
-        return vm["tmem"]
+        check(vm and "guest" in vm, f"hvd says nothing of {self.name}'s pages")
+        return vm["guest"]
 
     def host_pages(self):
-        return self.host()["pages"]
+        host = self.host()
+        return host["persistent_pages"] + host["ephemeral_pages"]

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One guest with too little memory and a slow disk, with TMEM and without: what
+`make bench B=tmem` repeats and `make run` shows once.
+
+Both sides are the same stock kernel with the same two virtio disks, limited
+together to 100 MB/s and 2000 requests a second (0.5 ms each): one with an ext4
+of files, one for swap. With TMEM the driver is loaded, tmemswap0 is a swap area
+of higher priority, and the target tmem-cache lies under the ext4; the host
+keeps what the guest evicts. Without, the guest has what it has. What is read
+and written on the disks is counted by the guest's own /proc/diskstats.
+
+Two workloads, each with a working set of about twice the memory:
+
+  files    all files read twice, one after the other: sectors of each pass
+  compile  bench/guest/mill.c: many processes, many small files
+"""
+import os
+import random
+import shutil
+import subprocess
+
+from . import shell_guest
+from .life import Failed
+from .shell_guest import Parts, Shell, ShellError
+
+TOP = shell_guest.TOP
+MIB = 1 << 20
+RAM_MIB = 160
+SWAP_MIB = 256
+TMEM_MIB = 640      # the most the host lends
+FILE_MIB = 8
+FILES = 2 * RAM_MIB // FILE_MIB
+HEADERS = 640       # as mill.c's
+CC_MIB = 14
+JOBS = 3
+SLOW = ",throttling.bps-total=100000000,throttling.iops-total=2000," \
+    "throttling.group=slow"
+MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "dm_mod")
+
+
+class Missing(Exception):
+    """This machine cannot run it, for the reason given."""
+
+
+def _rig(script):
+    done = subprocess.run([os.path.join(TOP, "tests/rig", script), "6.1"],
+                          stdout=subprocess.PIPE, text=True)
+    if done.returncode == 77:
+        raise Missing(f"{script}: Debian's 6.1 kernel or its headers are not "
+                      "reachable from here")
+    if done.returncode:
+        raise Failed(f"tests/rig/{script} ended with {done.returncode}")
+    return done.stdout.strip().splitlines()[-1]
+
+
+def _data(chance, size):
+    """Pages of which every second one compresses eightfold, as programs and
+    texts do, the others not at all, as archives."""
+    pages = (chance.randbytes(4096) if n % 2 else chance.randbytes(512) * 8
+             for n in range((size + 4095) // 4096))
+    return b"".join(pages)[:size]
+
+
+def _file(folder, name, data):
+    with open(os.path.join(folder, name), "wb") as file:
+        file.write(data)
+
+
+def tree_make(folder, units, seed):
+    """What mill reads; sizes in whole words."""
+    chance = random.Random(seed)
+    os.makedirs(os.path.join(folder, "out"))
+    _file(folder, "cc", _data(chance, CC_MIB * MIB))
+    for i in range(HEADERS):
+        _file(folder, f"h{i}", _data(chance, 8 * chance.randrange(256, 9000)))
+    for i in range(units):
+        _file(folder, f"s{i}", _data(chance, 8 * chance.randrange(512, 6000)))
+
+
+def files_make(folder, seed):
+    chance = random.Random(seed)
+    os.makedirs(folder)
+    for i in range(FILES):
+        _file(folder, f"f{i}", _data(chance, FILE_MIB * MIB))
+
+
+class Rig:
+    """What the guests of both sides are made from; all in one folder."""
+
+    def __init__(self, folder, build, units, seed, files=True):
+        self.folder = folder
+        self.build = build
+        self.units = units
+        self.seed = seed
+        self.kernel = _rig("kernel.sh")
+        self.initrd = shell_guest.initrd_make(
+            Parts(self.kernel, programs={"mill": "bench/guest/mill.c"},
+                  modules=MODULES, kos=[_rig("module.sh")], load=False,
+                  binaries=["/sbin/dmsetup"]),
+            os.path.join(folder, "tmem.initrd"))
+        content = os.path.join(folder, "content")
+        tree_make(os.path.join(content, "tree"), units, seed)
+        if files:
+            files_make(os.path.join(content, "files"), seed)
+        self.image = os.path.join(folder, "files.img")
+        self._image_make(content)
+        shutil.rmtree(content)
+
+    def _image_make(self, content):
+        with open(self.image, "wb") as file:
+            file.truncate((2 * FILES * FILE_MIB + 128) * MIB)
+        env = dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
+        done = subprocess.run(
+            ["mke2fs", "-q", "-t", "ext4", "-F", "-d", content, "-E",
+             "lazy_itable_init=0,lazy_journal_init=0", self.image], env=env,
+            stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise Failed(f"mke2fs: {done.stderr}")
+
+    def disks(self, name):
+        """Copies of its own, for a guest of that name."""
+        files = os.path.join(self.folder, name + ".files")
+        swap = os.path.join(self.folder, name + ".swap")
+        subprocess.run(["cp", "--sparse=always", self.image, files],
+                       check=True)
+        with open(swap, "wb") as file:
+            file.truncate(SWAP_MIB * MIB)
+        return files, swap
+
+
+class Guest:
+    """One side's guest, from boot to stop; use it with `with`."""
+
+    def __init__(self, rig, life, name, tmem):
+        self.rig = rig
+        self.life = life
+        self.name = name
+        self.tmem = tmem
+
+    def __enter__(self):
+        rig = self.rig
+        path = os.path.join(rig.folder, self.name + ".sh")
+        self.used = [path, *rig.disks(self.name)]
+        argv = shell_guest.qemu_argv(
+            self.name, rig.kernel, rig.initrd, RAM_MIB,
+            os.path.join(rig.folder, self.name + ".console"), path)
+        for ident, disk in zip(("files", "swap"), self.used[1:]):
+            argv += shell_guest.disk_args(disk, ident, more=SLOW)
+        env = None
+        if self.tmem:
+            argv += ["-chardev", "socket,id=tidepool-tmem,path="
+                     f"{rig.folder}/{self.name}.tmem", "-device",
+                     "ivshmem-doorbell,chardev=tidepool-tmem,vectors=17"]
+            env = {"TIDEPOOL_RUN_DIR": rig.folder, "TIDEPOOL_NAME": self.name,
+                   "TIDEPOOL_TMEM": f"{TMEM_MIB}M",
+                   "TIDEPOOL_TMEM_SWAP": f"{SWAP_MIB}M",
+                   "LD_PRELOAD": os.path.join(rig.build, "libhvagent.so")}
+        self.shell = Shell.listen(path)
+        try:
+            self.life.start(self.name, argv, env)
+            self.shell.accept().ready()
+            self._prepare()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.shell.close()
+        self.life.stop(self.name)
+        for path in self.used:
+            if os.path.exists(path):
+                os.unlink(path)
+
+    def _prepare(self):
+        run = self.shell.run
+        device = "/dev/vda"
+        if self.tmem:
+            device = self._driver()
+        # The kernel gives what comes later less priority.
+        run("mkswap /dev/vdb && swapon /dev/vdb")
+        run(f"mount -t ext4 -o noatime {device} /mnt")
+
+    def _driver(self):
+        run = self.shell.run
+        run("insmod /kos/tidepool_tmem.ko")
+        run("for i in $(seq 50); do test -b /dev/tmemswap0 && break; "
+            "sleep 0.2; done; test -b /dev/tmemswap0", 30)
+        run("mkswap /dev/tmemswap0 && swapon /dev/tmemswap0")
+        sectors = int(run("cat /sys/class/block/vda/size"))
+        run("dmsetup --noudevrules --noudevsync create cached --table "
+            f"'0 {sectors} tmem-cache /dev/vda'")
+        return "/dev/dm-0"
+
+    def _fresh(self):
+        self.shell.run("sync; echo 3 >/proc/sys/vm/drop_caches", 60)
+
+    def files_twice(self):
+        """Sectors read of the disk by the first pass and by the second."""
+        self._fresh()
+        passes = []
+        for _ in range(2):
+            before = self.shell.sectors("vda")[0]
+            self.shell.run("cat /mnt/files/* >/dev/null", 300)
+            passes.append(self.shell.sectors("vda")[0] - before)
+        return passes
+
+    def compile(self):
+        """Seconds, sectors read of the files, of swap read and written."""
+        self._fresh()
+        before = self.shell.sectors("vda"), self.shell.sectors("vdb")
+        status, text = self.shell.ask(
+            f"mill /mnt/tree {self.rig.units} {JOBS} {self.rig.seed}", 900)
+        words = text.split()
+        if status or words[:1] != ["sum"]:
+            raise Failed(f"{self.name}: the compilation ended with {status}: "
+                         f"{text[-500:]}")
+        after = self.shell.sectors("vda"), self.shell.sectors("vdb")
+        return {"sum": words[1], "seconds": float(words[3]),
+                "disk_sectors_read": after[0][0] - before[0][0],
+                "swap_sectors_read": after[1][0] - before[1][0],
+                "swap_sectors_written": after[1][1] - before[1][1]}
+
+
+def compile_once(rig, life, tmem, count=[0]):
+    """A guest of its own, since a second run would meet a warm one."""
+    count[0] += 1
+    with Guest(rig, life, f"{'tmem' if tmem else 'plain'}{count[0]}",
+               tmem) as guest:
+        return guest.compile()
+
+
+def files_once(rig, life, tmem):
+    with Guest(rig, life, "tmemfiles" if tmem else "plainfiles",
+               tmem) as guest:
+        return guest.files_twice()

@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A stock kernel whose evicted page cache the host keeps: ext4 on the target
+tmem-cache over a virtio disk.
+
+What a file system reads must be what it would read without: under a storm of
+every way to change a file, and after the power was cut. What it need not read
+from the disk is counted in sectors. TMEM_STORM_SECONDS=600 is the long storm,
+TMEM_LONG=1 cuts the power more often.
+"""
+
+import hashlib
+import os
+import random
+
+import lib
+import lib_tmem
+from lib import Failed, check, say
+from lib_tmem import LONG, Machine, ShellError
+
+RAM = 112
+STORM_SECONDS = int(os.environ.get("TMEM_STORM_SECONDS", "12"))
+CUTS = 20 if LONG else 2
+FILE_MIB = 8
+FILES = 2 * RAM // FILE_MIB
+DROP = "while :; do sleep 0.3; echo 1 >/proc/sys/vm/drop_caches; done"
+
+
+def mounted(m, cached=True):
+    """/dev/vda on /mnt, by way of the target or plainly."""
+    device = m.driver_load(swap=False).cache_on("vda") if cached \
+        else "/dev/vda"
+    m.run(f"mount -t ext4 {device} /mnt", 60)
+    return m
+
+
+def storm_makes_no_difference():
+    """every way to change a file, page cache dropped all the time"""
+    disk = lib_tmem.disk_make("storm", 256)
+    m = mounted(Machine("storm", lib.Hvd().start(), ram=RAM, swap=0, tmem=256,
+                        disks=[disk], smp=2))
+    m.shell.start(DROP, "drop")
+    m.run("mkdir /mnt/storm")
+    text = m.run(f"storm /mnt/storm {STORM_SECONDS} {lib.seed()}",
+                 STORM_SECONDS + 120)
+    counters = m.counters()
+    say(text.splitlines()[-1], {k: v for k, v in counters.items()
+                                if k.startswith("cache")})
+    check(counters["cache_hits"] > 100, "the cache was hardly hit")
+    check(counters["cache_flushes"] > 0, "nothing was ever flushed")
+    m.run("umount /mnt && dmsetup remove cached", 60)
+    m.run("rmmod tidepool_tmem")
+    m.kernel_is_fine()
+    m.kill()
+    lib_tmem.fsck(disk)
+
+
+def files_make():
+    """A folder of files, half of whose pages compress; and their sums."""
+    folder = os.path.join(lib.work, "files")
+    os.makedirs(folder)
+    chance = random.Random(lib.seed())
+    sums = {}
+    for i in range(FILES):
+        data = b"".join(
+            chance.randbytes(4096) if n % 2 else chance.randbytes(512) * 8
+            for n in range(FILE_MIB * 256))
+        with open(f"{folder}/f{i}", "wb") as f:
+            f.write(data)
+        sums[f"f{i}"] = hashlib.md5(data).hexdigest()
+    return folder, sums
+
+
+def pass_over(m, sums):
+    """Reads every file; sectors it took of the disk."""
+    before = m.shell.sectors("vda")[0]
+    text = m.run("cd /mnt && md5sum f*", 120)
+    found = {ln.split()[1]: ln.split()[0] for ln in text.splitlines()}
+    wrong = [name for name in sums if found.get(name) != sums[name]]
+    check(not wrong, f"{len(wrong)} files read differently: {wrong[:5]}")
+    return m.shell.sectors("vda")[0] - before
+
+
+def second_pass_spares_the_disk():
+    """files of 2x RAM, read again: at least 90 % fewer sectors"""
+    folder, sums = files_make()
+    disk = lib_tmem.disk_make("files", FILES * FILE_MIB + 64, folder)
+    m = mounted(Machine("reader", lib.Hvd().start(), ram=RAM, swap=0,
+                        tmem=2 * FILES * FILE_MIB, disks=[disk]))
+    first = pass_over(m, sums)
+    second = pass_over(m, sums)
+    counters = m.counters()
+    say(f"sectors: first pass {first}, second {second}", counters)
+    check(first >= FILES * FILE_MIB * 2048, "the first pass came from a cache")
+    check(second <= first // 10, f"the second pass read {second} sectors, "
+          f"of {first}")
+    m.kernel_is_fine()
+
+
+class Ledger:
+    """What records said was safe, round by round."""
+
+    def __init__(self):
+        self.rounds = []  # (seed, {slot: version}, logs)
+
+    def note(self, seed, lines):
+        slots, logs = {}, 0
+        for line in lines:
+            words = line.split()
+            if words[:1] == ["slot"] and len(words) == 3:
+                slots[int(words[1])] = int(words[2])
+            elif words[:1] == ["log"] and len(words) == 2:
+                logs = int(words[1])
+        self.rounds.append((seed, slots, logs))
+        return len(slots), logs
+
+    def check(self, m):
+        for i, (seed, slots, logs) in enumerate(self.rounds):
+            status, text = m.shell.ask(f"records check /mnt/r{i} {seed}", 60)
+            check(status == 0, f"round {i}: a torn record: {text}")
+            have, count = text.splitlines()
+            have = [int(w) for w in have.split()[1:]]
+            old = [s for s, v in slots.items() if have[s] < v]
+            check(not old, f"round {i}: slots {old[:5]} are older than what "
+                  "was safe")
+            check(int(count.split()[1]) >= logs, f"round {i}: {count}, but "
+                  f"{logs} were safe")
+
+
+def said_until_the_cut(m, seconds):
+    """All the lines that come in that time, then the cut, then the rest."""
+    lines = []
+    end = lib.time.monotonic() + seconds
+    while True:
+        left = end - lib.time.monotonic()
+        if left <= 0:
+            break
+        try:
+            lines.append(m.shell.line(left))
+        except ShellError as e:
+            if not m.alive():
+                raise Failed(f"the guest died by itself: {e}")
+            break
+    m.kill()
+    return lines + m.shell.drain()
+
+
+def power_cuts():
+    """kill -9 of QEMU in a storm: what was synced is there, fsck is clean"""
+    disk = lib_tmem.disk_make("cut", 256)
+    hvd = lib.Hvd().start()
+    ledger = Ledger()
+    chance = random.Random(lib.seed())
+    for cut in range(CUTS + 1):
+        # Now and then without the target: the disk alone is the truth.
+        cached = cut % 3 != 1
+        m = mounted(Machine(f"cut{cut}", hvd, ram=RAM, swap=0, tmem=256,
+                            disks=[disk]), cached)
+        ledger.check(m)
+        if cut == CUTS:
+            break
+        m.run(f"rm -rf /mnt/s*; mkdir /mnt/s{cut} /mnt/r{cut}; sync")
+        m.shell.start(DROP, "drop")
+        m.shell.start(f"storm /mnt/s{cut} 1000 {lib.seed()}", "storm")
+        seed = lib.seed()
+        m.shell.send(f"records write /mnt/r{cut} {seed}")
+        lines = said_until_the_cut(m, chance.uniform(1, 5))
+        slots, logs = ledger.note(seed, lines)
+        say(f"cut {cut} {'with' if cached else 'without'} the target: {slots} "
+            f"slots, {logs} log records were safe")
+        check(slots, "nothing was written before the cut")
+    m.run("umount /mnt", 60)
+    m.kill()
+    lib_tmem.fsck(disk)
+
+
+lib.main(storm_makes_no_difference, second_pass_spares_the_disk, power_cuts)
