@@ -518,9 +518,14 @@ static void swap_settings(void)
 		pr_warn("the swap device cannot change: %d\n", rc);
 }
 
+/*
+ * One that is swapped on stays, without a line: it can still be swapped off,
+ * and goes on, less what it held, when a device comes back.
+ */
 static void swap_gone(void)
 {
-	disk_remove();
+	if (!tm_swap_busy())
+		disk_remove();
 }
 
 static struct tm_user swap_user = {
