@@ -41,8 +41,18 @@
 #define WANT_PATIENCE_NS (UINT64_C(10) * 1000000000)
 #define GATHER_QUIET_NS	 60000000 /* nothing joined: all have offered */
 #define GATHER_MOST	 65536	  /* asked for at once, in the order of pages */
-#define LIES_MAX	 16	  /* contents that are not of their hash */
-#define ODD_MAX		 256	  /* messages about things that are not so */
+#define OFFERS_AHEAD	 12
+#define LIES_MAX	 16  /* contents that are not of their hash */
+#define ODD_MAX		 256 /* messages about things that are not so */
+
+/* Hashes are all over the index: the misses of several are met at once. */
+static void offer_prefetch(const struct domain *dom, const struct wire_offer *o)
+{
+	if (o->was != HASH_NONE)
+		index_prefetch(dom->index, o->was);
+	if (o->hash != HASH_NONE)
+		index_prefetch(dom->index, o->hash);
+}
 
 static int offer_message(struct domain_member *m, const struct wire_head *msg)
 {
@@ -50,6 +60,8 @@ static int offer_message(struct domain_member *m, const struct wire_head *msg)
 	size_t i, n = wire_count(msg, sizeof(*o));
 
 	for (i = 0; i < n; i++) {
+		if (i + OFFERS_AHEAD < n)
+			offer_prefetch(m->dom, &o[i + OFFERS_AHEAD]);
 		if (o[i].was != HASH_NONE && o[i].was != o[i].hash)
 			content_forget(m, &o[i]);
 		if (o[i].hash != HASH_NONE)

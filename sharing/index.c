@@ -227,6 +227,18 @@ void index_destroy(struct index *ix)
 	free(ix);
 }
 
+void index_prefetch(const struct index *ix, uint64_t hash)
+{
+	const struct shard *sh = &ix->shard[hash >> TAG_BITS & (SHARDS - 1)];
+	const char *home;
+
+	if (!sh->room)
+		return;
+	home = (const char *)&sh->entry[home_of(ix, hash & TAG_MASK, sh->room)];
+	__builtin_prefetch(home);
+	__builtin_prefetch(home + 64); /* a search goes on for a while */
+}
+
 int index_get(const struct index *ix, uint64_t hash, struct index_value *out)
 {
 	const struct shard *sh = &ix->shard[hash >> TAG_BITS & (SHARDS - 1)];

@@ -23,6 +23,8 @@ struct index_value {
 MUST_CHECK int index_create(uint64_t seed, struct index **out);
 void index_destroy(struct index *ix);
 
+/* Soon this hash is looked for: its place is a cache miss, most of the cost. */
+void index_prefetch(const struct index *ix, uint64_t hash);
 /* 0, or -ENOENT. */
 MUST_CHECK int index_get(const struct index *ix, uint64_t hash,
 			 struct index_value *out);
