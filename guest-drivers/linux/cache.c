@@ -132,6 +132,41 @@ void tm_cache_put(const struct tm_cache_place *place, struct page *page)
 	rcu_read_unlock();
 }
 
+/* Clears what is set from *first to *last, narrows these to it; how many. */
+static unsigned int cache_clear(struct tm_cache_disk *cd, u64 *first, u64 *last)
+{
+	u64 block, low = *last, high = *first;
+	unsigned int n = 0;
+
+	for (block = *first; block <= *last; block++) {
+		if (!test_and_clear_bit(block, cd->present))
+			continue;
+		low = min(low, block);
+		high = block;
+		n++;
+	}
+	*first = low;
+	*last = high;
+	return n;
+}
+
+/* Flushing others, which are not in the pool, does no harm. */
+static bool cache_post_flush(unsigned int queue, u32 epoch,
+			     struct line_entry *entry, u64 first, u64 last)
+{
+	bool posted = true;
+
+	entry->index = (u32)first;
+	if (tm_line_features() & LINE_FEATURE_FLUSH_RANGE) {
+		entry->op = LINE_OP_FLUSH_RANGE;
+		entry->count = last - first + 1;
+		return tm_line_post_locked(queue, epoch, entry, NULL);
+	}
+	for (; posted && first <= last; first++, entry->index++)
+		posted = tm_line_post_locked(queue, epoch, entry, NULL);
+	return posted;
+}
+
 /* From first to last, all of one group. */
 static void cache_flush_group(struct tm_cache_disk *cd, u64 first, u64 last)
 {
@@ -139,14 +174,11 @@ static void cache_flush_group(struct tm_cache_disk *cd, u64 first, u64 last)
 	unsigned int queue = tm_line_queue_of(&entry);
 	unsigned long flags = tm_line_lock(queue);
 	u32 epoch = cache_pool_of(&entry);
-	u64 block;
+	unsigned int n = cache_clear(cd, &first, &last);
 
-	for (block = first; block <= last; block++) {
-		if (!test_and_clear_bit(block, cd->present) || !epoch)
-			continue;
-		entry.index = (u32)block;
-		if (tm_line_post_locked(queue, epoch, &entry, NULL))
-			tm_count(TM_CACHE_FLUSHES);
+	if (n && epoch) {
+		if (cache_post_flush(queue, epoch, &entry, first, last))
+			tm_count_many(TM_CACHE_FLUSHES, n);
 		else
 			tm_cache_count(TM_CACHE_FLUSH_DROPPED);
 	}
