@@ -489,15 +489,18 @@ void line_ring(struct line *line, unsigned vector)
 
 /*
  * The guest's page goes with the guest, and at once: the next one may begin
- * before the control thread has run, and must not lose its epoch to that.
+ * before the control thread has run, and must not lose its epoch to that. Nor
+ * may the thread, on its way from the flag to the epoch, meet the next one's.
  */
 void line_hang_up(struct line *line)
 {
 	uint64_t *word = (void *)guest_page(line);
 
+	pthread_mutex_lock(&line->lock);
 	for (size_t i = 0; i < LINE_PAGE_BYTES / sizeof(*word); i++)
 		TELL(word[i], (uint64_t)0);
 	atomic_store(&line->hung_up, true);
+	pthread_mutex_unlock(&line->lock);
 	line_ring(line, LINE_VECTOR_CONTROL);
 }
 
