@@ -8,8 +8,12 @@
 #include "tests/support/rng.h"
 
 #include <check.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define ENTRIES LINE_ENTRIES_MIN
 #define BYTES	((size_t)line_bytes(LINE_QUEUES_MAX, LINE_ENTRIES_MAX))
@@ -470,6 +474,147 @@ START_TEST(queue_agrees_with_a_model_across_the_wrap)
 }
 END_TEST
 
+/* ---- sleeping, against a host that races ------------------------------ */
+
+/*
+ * Sleepers spin until the count of interrupts moves, and the host is a few
+ * loads and stores: so the two meet within nanoseconds of each other all the
+ * time, which real sleeps seldom do.
+ */
+#define SLEEPERS_MOST 3
+#define LOST_S	      20
+
+struct sleeper {
+	pthread_t thread;
+	bool alone; /* line_tx_arm */
+};
+
+static pthread_mutex_t tx_lock = PTHREAD_MUTEX_INITIALIZER;
+static atomic_uint interrupts;
+static atomic_bool host_stops;
+
+/* As hv/line/queue.c: in batches of any size, wake_at looked at after head. */
+static void *host_race(void *arg)
+{
+	struct rng rng = {1};
+	line_u32 head = *(line_u32 *)arg, tail, next, wake_at;
+
+	while (!host_stops) {
+		tail = __atomic_load_n(&tx.queue->tail, __ATOMIC_SEQ_CST);
+		if (tail == head) {
+			sched_yield();
+			continue;
+		}
+		next = head + 1 + (line_u32)rng_below(&rng, tail - head);
+		__atomic_store_n(&tx.queue->head, next, __ATOMIC_SEQ_CST);
+		wake_at = __atomic_load_n(&tx.queue->wake_at, __ATOMIC_SEQ_CST);
+		if (next - wake_at < next - head)
+			interrupts++;
+		head = next;
+	}
+	return NULL;
+}
+
+static void interrupt_await(unsigned seen)
+{
+	time_t until = time(NULL) + LOST_S;
+
+	for (unsigned n = 1; interrupts == seen; n++) {
+		if (n % 64 == 0)
+			sched_yield();
+		if (n % 65536 == 0)
+			ck_assert_msg(time(NULL) < until, "a wake-up was lost");
+	}
+}
+
+/* True: to sleep. Lock held. */
+static bool sleeper_arms(const struct sleeper *s, line_u32 position)
+{
+	enum line_sleep found;
+
+	if (s->alone)
+		return line_tx_arm(&tx, position);
+	while ((found = line_tx_arm_among(&tx, position)) == LINE_SLEEP_OTHERS)
+		interrupts++;
+	return found == LINE_SLEEP_ARMED;
+}
+
+/* The others may come around to an entry that one still keeps. Lock held. */
+static void sleeper_posts(line_u32 *position)
+{
+	int rc;
+
+	while ((rc = line_tx_post(&tx, &nop, NULL, true, position))) {
+		ck_assert_int_eq(rc, LINE_EBUSY);
+		pthread_mutex_unlock(&tx_lock);
+		sched_yield();
+		pthread_mutex_lock(&tx_lock);
+	}
+	line_tx_publish(&tx);
+}
+
+static void *sleeper_run(void *arg)
+{
+	const struct sleeper *s = arg;
+	line_u32 position;
+	unsigned seen;
+	bool sleeps;
+
+	for (unsigned n = 0; n < STEPS / 8; n++) {
+		pthread_mutex_lock(&tx_lock);
+		sleeper_posts(&position);
+		pthread_mutex_unlock(&tx_lock);
+		/* So that they arm in another order than they posted. */
+		if (n % 3 == 0)
+			sched_yield();
+		pthread_mutex_lock(&tx_lock);
+		do {
+			seen = interrupts;
+			sleeps = sleeper_arms(s, position);
+			pthread_mutex_unlock(&tx_lock);
+			if (sleeps)
+				interrupt_await(seen);
+			pthread_mutex_lock(&tx_lock);
+		} while (sleeps);
+		ck_assert_int_eq(line_tx_done(&tx, position), 1);
+		line_tx_release(&tx, position);
+		pthread_mutex_unlock(&tx_lock);
+	}
+	return NULL;
+}
+
+static void sleepers_race(unsigned sleepers)
+{
+	struct sleeper sleeper[SLEEPERS_MOST];
+	line_u32 at = -(line_u32)STEPS / 16;
+	pthread_t thread;
+
+	tx_start(at);
+	pthread_create(&thread, NULL, host_race, &at);
+	for (unsigned n = 0; n < sleepers; n++) {
+		sleeper[n].alone = sleepers == 1;
+		pthread_create(&sleeper[n].thread, NULL, sleeper_run,
+			       &sleeper[n]);
+	}
+	for (unsigned n = 0; n < sleepers; n++)
+		pthread_join(sleeper[n].thread, NULL);
+	host_stops = true;
+	pthread_join(thread, NULL);
+	ck_assert_uint_gt(interrupts, 0);
+}
+
+START_TEST(one_sleeper_never_misses_the_host)
+{
+	sleepers_race(1);
+}
+END_TEST
+
+START_TEST(sleepers_never_miss_the_host)
+{
+	sleepers_race(SLEEPERS_MOST);
+}
+END_TEST
+
 static void cases_add(Suite *suite)
 {
 	TCase *tc = tcase_create("line_guest");
@@ -491,6 +636,8 @@ static void cases_add(Suite *suite)
 	tcase_add_test(tc, disorder_left_by_the_host_is_seen);
 	tcase_add_loop_test(tc, sleepers_are_woken_for_the_earliest, -6, 2);
 	tcase_add_loop_test(tc, one_sleeper_takes_back_what_it_asked, -4, 2);
+	tcase_add_test(tc, one_sleeper_never_misses_the_host);
+	tcase_add_test(tc, sleepers_never_miss_the_host);
 	tcase_add_test(tc, queue_agrees_with_a_model_across_the_wrap);
 	suite_add_tcase(suite, tc);
 }
