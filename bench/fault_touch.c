@@ -141,7 +141,7 @@ int main(int argc, char **argv)
 {
 	bool good = argc >= 2 && argc % 2 == 0;
 
-	cold_init(&cold, good ? argv[1] : "");
+	good = cold_init(&cold, good ? argv[1] : "");
 	for (int i = 2; good && i < argc; i += 2)
 		good = option(argv[i], argv[i + 1]);
 	if (!good) {

@@ -99,7 +99,7 @@ int main(int argc, char **argv)
 	bool good = argc >= 2 && argc % 2 == 0;
 	struct ring3 *guest;
 
-	cold_init(&cold, good ? argv[1] : "");
+	good = cold_init(&cold, good ? argv[1] : "");
 	for (int i = 2; good && i < argc; i += 2)
 		good = cold_option(&cold, argv[i], argv[i + 1]);
 	if (!good || cold.pages * PAGE_BYTES > RING3_RAM_MAX) {

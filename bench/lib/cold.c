@@ -36,7 +36,7 @@ static uint64_t host_now_ns(void)
 	return host_real.now_ns() + clock_ahead_ns;
 }
 
-void cold_init(struct cold *c, const char *side)
+bool cold_init(struct cold *c, const char *side)
 {
 	*c = (struct cold){
 		.ours = !strcmp(side, "ours"),
@@ -44,6 +44,7 @@ void cold_init(struct cold *c, const char *side)
 		.poll_us = 50, /* as the agent does */
 		.seed = 1,
 	};
+	return c->ours || !strcmp(side, "swap");
 }
 
 bool cold_option(struct cold *c, const char *name, const char *value)
@@ -60,10 +61,10 @@ bool cold_option(struct cold *c, const char *name, const char *value)
 		c->touches = n;
 	else if (!strcmp(name, "--seed"))
 		c->seed = n;
-	else if (!strcmp(name, "--order"))
-		c->sequential = !strcmp(value, "sequential");
+	else if (!strcmp(name, "--order") && !strcmp(value, "sequential"))
+		c->sequential = true;
 	else
-		return false;
+		return !strcmp(name, "--order") && !strcmp(value, "random");
 	return true;
 }
 

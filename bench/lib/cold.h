@@ -27,8 +27,8 @@ struct cold_took {
 	unsigned long zswapped_kib; /* of all the host, before */
 };
 
-/* The defaults. side: "ours" or "swap". */
-void cold_init(struct cold *c, const char *side);
+/* The defaults. False: side is neither "ours" nor "swap". */
+bool cold_init(struct cold *c, const char *side);
 /*
  * --mib, --touches, --handlers, --poll, --seed, --order. False: not one of
  * these, or not with this value.

@@ -173,6 +173,18 @@ def present_pages_are_no_faults():
     lib.check(not usable([{"back": 1}, {"back": 0.89}]), "one run with less")
 
 
+def touch_tools_refuse_bad_arguments():
+    """no side, another side, half an option, one that is none, no memory"""
+    census_tool()
+    for name in ("fault_touch", "kvm_touch"):
+        for words in ([], ["theirs"], ["ours", "--mib"],
+                      ["ours", "--mib", "1"], ["ours", "--speed", "9"],
+                      ["ours", "--order", "backwards"]):
+            code = subprocess.run([os.path.join(lib.BUILD, "bench", name),
+                                   *words], capture_output=True).returncode
+            lib.check(code == 2, f"{name} {words}: exit code {code}")
+
+
 def signals_are_the_callers_again():
     """after a bench's guests ended, Ctrl-C reaches what is around them"""
     life = bench_module("life")
@@ -186,4 +198,5 @@ lib.main(census_counts_known_memory, census_refuses_bad_arguments,
          rounds_are_counted_between_first_and_last,
          report_line_counts_every_error, ninety_percent_is_not_claimed_early,
          bar_always_fills_its_width, guest_ram_is_found_from_outside,
-         present_pages_are_no_faults, signals_are_the_callers_again)
+         present_pages_are_no_faults, touch_tools_refuse_bad_arguments,
+         signals_are_the_callers_again)
