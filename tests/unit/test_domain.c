@@ -766,6 +766,54 @@ START_TEST(gathered_contents_lie_as_the_oldest_has_them)
 }
 END_TEST
 
+/* In one message; bad: the one of them whose bytes are not of its hash. */
+static int publish_three(struct agent *a, uint32_t bad)
+{
+	struct wire_publish *p = body;
+	uint8_t *page = (uint8_t *)&p->entry[3];
+	uint32_t i;
+
+	p->count = 3;
+	p->reserved = 0;
+	for (i = 0; i < 3; i++) {
+		p->entry[i] = a->want[i];
+		page_fill(page + i * PAGE_BYTES, i == bad ? 99 : i + 1);
+	}
+	return say(a, WIRE_PUBLISH,
+		   sizeof(*p) + 3 * (sizeof(p->entry[0]) + PAGE_BYTES));
+}
+
+/* Three in a row are one write; a wrong one spoils itself alone. */
+START_TEST(a_row_of_contents_is_taken_one_by_one)
+{
+	uint8_t page[PAGE_BYTES], frame[PAGE_BYTES];
+	uint32_t i;
+
+	start(1000);
+	domain_gather_set(dom, SECOND);
+	for (i = 0; i < 3; i++) {
+		offer(&agent[0], 64 + i, hash_of(i + 1), 0);
+		offer(&agent[1], 20 + 2 * i, hash_of(i + 1), 0);
+	}
+	domain_flush(dom, 2 * SECOND);
+	ck_assert_uint_eq(agent[0].wants, 3);
+	ck_assert_uint_eq(agent[0].want[2].frame, agent[0].want[0].frame + 2);
+	ck_assert_int_eq(publish_three(&agent[0], (uint32_t)_i), 0);
+	ck_assert_uint_eq(stats().publishes, _i < 3 ? 2 : 3);
+	ck_assert_uint_eq(stats().publish_mismatch, _i < 3);
+	ck_assert_uint_eq(agent[1].grants, _i < 3 ? 2 : 3);
+	for (i = 0; i < agent[1].grants; i++) {
+		page_fill(page,
+			  1 + (uint32_t)(agent[1].grant[i].page - 20) / 2);
+		ck_assert_int_eq(frames_read(domain_frames(dom),
+					     agent[1].grant[i].frame, frame),
+				 0);
+		ck_assert_mem_eq(page, frame, PAGE_BYTES);
+	}
+	stop();
+}
+END_TEST
+
 START_TEST(gathering_ends_when_nobody_joins)
 {
 	static const uint64_t quiet = 60 * SECOND / 1000;
@@ -868,6 +916,7 @@ int main(void)
 	tcase_add_test(tc, a_pool_taken_over_is_shared_again);
 	tcase_add_test(tc, gathered_contents_lie_as_the_oldest_has_them);
 	tcase_add_test(tc, gathering_ends_when_nobody_joins);
+	tcase_add_loop_test(tc, a_row_of_contents_is_taken_one_by_one, 0, 4);
 	tcase_add_test(tc, no_page_ever_reads_wrong);
 	suite_add_tcase(s, tc);
 	sr = srunner_create(s);

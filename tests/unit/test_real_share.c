@@ -286,6 +286,29 @@ static void print_cost(uint64_t cpu_ns)
 	       ds.metadata_bytes, ds.index_bytes, ds.index_entries);
 }
 
+/* In any order, over chunks, and up to the first that is not there. */
+START_TEST(pages_are_read_up_to_one_that_is_not_there)
+{
+	static const gfn_t gfn[] = {{5}, {3}, {CHUNK_PAGES + 7}, {4}, {9}, {6}};
+	static uint8_t out[6][PAGE_BYTES];
+	const gfn_t beyond = {(uint64_t)1 << 30};
+
+	machine_start(1, 2 * CHUNK_BYTES);
+	for (size_t i = 0; i < 6; i++)
+		if (gfn[i].n != 9)
+			page_fill(guest[0].ram + gfn[i].n * PAGE_BYTES,
+				  gfn[i].n);
+	run_ms(100);
+	ck_assert_uint_eq(mm_pages_read(guest[0].mm, gfn, 6, out), 4);
+	for (size_t i = 0; i < 4; i++)
+		ck_assert(page_holds(out[i], gfn[i].n));
+	ck_assert_uint_eq(mm_pages_read(guest[0].mm, &gfn[5], 1, out), 1);
+	ck_assert_uint_eq(mm_pages_read(guest[0].mm, &gfn[4], 2, out), 0);
+	ck_assert_uint_eq(mm_pages_read(guest[0].mm, &beyond, 1, out), 0);
+	machine_stop();
+}
+END_TEST
+
 START_TEST(equal_pages_end_in_one_frame)
 {
 	const char *mb = getenv("SHARE_MB");
@@ -384,6 +407,7 @@ int main(void)
 		test_skip("userfaultfd is not permitted here");
 	close(uffd);
 	tcase_set_timeout(tc, 300);
+	tcase_add_test(tc, pages_are_read_up_to_one_that_is_not_there);
 	tcase_add_test(tc, equal_pages_end_in_one_frame);
 	tcase_add_test(tc, write_storm_on_shared_pages_loses_nothing);
 	tcase_add_test(tc, hint_is_offered_without_a_second_look);
