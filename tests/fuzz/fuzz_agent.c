@@ -8,6 +8,8 @@
  *
  * fuzz-needs: hv/agent/config.c hv/agent/link.c hv/agent/maps.c
  * fuzz-needs: hv/agent/extent.c hv/agent/agent.c hv/agent/real.c
+ * fuzz-needs: hv/agent/port.c hv/agent/guest.c hv/agent/job.c
+ * fuzz-needs: hv/agent/command.c
  * fuzz-max-len: 8192
  *
  * An input is a row of packets: one byte of kind, two of length, the bytes.
@@ -26,7 +28,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
 static struct worker w;
-static int listener, peer = -1, pool_fd;
+static int listener, peer = -1, pool_fd, file_fd;
 static unsigned char *ram, *truth;
 
 #define MUST(x)                                                                \
@@ -106,6 +108,26 @@ static void socket_create(void)
 	atexit(socket_remove);
 }
 
+/* A line with nobody at its other end, and pages left by an earlier guest. */
+static void guest_create(void)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), pool;
+	static const struct tmem_oid oid = {{1, 2, 3}};
+	uint64_t page[PAGE_BYTES / 8];
+
+	w.config.tmem_bytes = 1 << 20;
+	w.config.tmem_queues = 1;
+	MUST(fd >= 0 && !port_connect(&w.config, fd));
+	pool = tmem_pool_create(guest_client(), TMEM_PERSISTENT, NULL);
+	MUST(pool >= 0);
+	for (uint32_t i = 0; i < 8; i++) {
+		page_make(i, page);
+		MUST(!tmem_put(guest_client(), pool, &oid, i, page));
+	}
+	file_fd = memfd_create("file", MFD_CLOEXEC);
+	MUST(file_fd >= 0);
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	(void)argc;
@@ -116,6 +138,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 		.name = "fuzz", .shares = 1, .store_bytes = PAGES * PAGE_BYTES};
 	w.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	w.retry_ns = RETRY_MIN;
+	MUST(!job_list_create(w.wake_fd, &w.jobs));
+	guest_create();
 	ram_create();
 	pool_create();
 	socket_create();
@@ -191,6 +215,7 @@ static void agent_works(void)
 		work_online(&w);
 	if (w.mm)
 		mm_reclaim(w.mm);
+	jobs_answer(&w);
 	agent_listens();
 }
 
@@ -230,8 +255,10 @@ static size_t target_shape(struct wire_target *t)
 
 static size_t command_shape(struct wire_command *c)
 {
-	c->op = 1 + c->op % WIRE_CMD_UNMANAGE;
+	c->op = 1 + c->op % WIRE_CMD_RESTORE;
 	c->compress &= 1;
+	c->on &= 1;
+	c->pool = (int32_t)((uint32_t)c->pool % TMEM_POOLS_MAX) - 1;
 	c->reserved = 0;
 	return sizeof(*c);
 }
@@ -260,8 +287,9 @@ static void packet_play(uint8_t kind, const uint8_t *data, size_t n)
 		struct wire_head head;
 		uint8_t body[8192 + 256];
 	} msg;
-	const int fds[3] = {pool_fd, listener, pool_fd};
 	unsigned type = WIRE_WELCOME + (kind & 7);
+	const int fds[3] = {type == WIRE_COMMAND ? file_fd : pool_fd, listener,
+			    pool_fd};
 
 	if (kind & 16) {
 		packet_send(data, n, fds, kind >> 6);
@@ -293,6 +321,7 @@ static void manage_once(void)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	w.finished = false;
+	MUST(!ftruncate(file_fd, 0));
 	if (!link_is_open(w.link))
 		connect_fresh();
 	if (!w.welcomed) {
