@@ -225,7 +225,7 @@ int client_destroy(struct call *call)
 {
 	struct wire_command command = {.op = WIRE_CMD_DESTROY};
 	struct vm *vm = NULL;
-	bool dry, force;
+	bool dry, force = false;
 	int rc = client_param(call, &vm, &dry);
 
 	if (!rc)
@@ -280,7 +280,7 @@ int client_auth(struct call *call)
 		json_string_value(json_object_get(call->params, "uuid"));
 	struct wire_command command = {.op = WIRE_CMD_AUTH};
 	struct vm *vm = NULL;
-	bool dry, on;
+	bool dry, on = false;
 	int rc = client_param(call, &vm, &dry);
 
 	if (!rc)
