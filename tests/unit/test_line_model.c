@@ -237,7 +237,7 @@ static void disturb(struct rng *rng)
 	struct tmem_client *cl = line_client(guest.line);
 	struct line_settings want = {.swap_pages = rng_next(rng)};
 
-	switch (rng_below(rng, 6)) {
+	switch (rng_below(rng, 7)) {
 	case 0:
 		tmem_freeze(cl, rng_below(rng, 4) == 0);
 		break;
@@ -254,6 +254,11 @@ static void disturb(struct rng *rng)
 		break;
 	case 4:
 		line_settings_set(guest.line, &want);
+		break;
+	case 5:
+		tmem_client_lend(cl, rng_below(rng, 4)
+					     ? UINT64_MAX
+					     : rng_below(rng, BUDGET));
 		break;
 	default:
 		tmem_client_set(cl, 1 + (uint32_t)rng_below(rng, 9),

@@ -312,7 +312,7 @@ static void disturb(struct world *w, struct rng *rng)
 	struct tmem_client *cl = w->cl[rng_below(rng, CLIENTS)];
 	uint64_t cap = 0;
 
-	switch (rng_below(rng, 7)) {
+	switch (rng_below(rng, 8)) {
 	case 0:
 		if (w->freezes)
 			ck_assert_int_eq(tmem_freeze(cl, rng_below(rng, 2)), 0);
@@ -330,6 +330,11 @@ static void disturb(struct world *w, struct rng *rng)
 	case 4:
 		if (rng_below(rng, 8) == 0)
 			migrate(w, rng);
+		break;
+	case 5:
+		tmem_client_lend(cl, w->caps && rng_below(rng, 4) == 0
+					     ? rng_below(rng, 8 << 20)
+					     : UINT64_MAX);
 		break;
 	default:
 		if (w->caps && rng_below(rng, 2))
