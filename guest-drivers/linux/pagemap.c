@@ -1,94 +1,62 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Bits per page of the swap device; pagemap.h says which.
- *
- * The counts may lag the bits by an instant; nothing is decided by them but
- * whether to look at all.
  */
 #include <linux/bitmap.h>
 #include <linux/slab.h>
 
 #include "pagemap.h"
 
-static struct pagemap_chunk *chunk_of(struct pagemap *map, u64 index)
+static unsigned long *bits_of(struct pagemap *map, enum page_bit bit, u64 index)
 {
-	return xa_load(&map->chunks, index / PAGEMAP_CHUNK_PAGES);
+	struct pagemap_chunk *chunk;
+
+	chunk = xa_load(&map->chunks, index / PAGEMAP_CHUNK_PAGES);
+	return chunk->bits[bit];
 }
 
-static unsigned int bit_of(u64 index)
+static unsigned int number_of(u64 index)
 {
 	return index % PAGEMAP_CHUNK_PAGES;
 }
 
-bool pagemap_held(struct pagemap *map, u64 index)
+bool pagemap_test(struct pagemap *map, enum page_bit bit, u64 index)
 {
-	return test_bit(bit_of(index), chunk_of(map, index)->held);
+	return test_bit(number_of(index), bits_of(map, bit, index));
 }
 
-bool pagemap_unflushed(struct pagemap *map, u64 index)
+bool pagemap_set(struct pagemap *map, enum page_bit bit, u64 index)
 {
-	return test_bit(bit_of(index), chunk_of(map, index)->unflushed);
-}
-
-bool pagemap_held_set(struct pagemap *map, u64 index)
-{
-	if (test_and_set_bit(bit_of(index), chunk_of(map, index)->held))
+	if (test_and_set_bit(number_of(index), bits_of(map, bit, index)))
 		return true;
-	atomic_long_inc(&map->held);
+	atomic_long_inc(&map->count[bit]);
 	return false;
 }
 
-bool pagemap_held_clear(struct pagemap *map, u64 index)
+/* Most are not set: look before writing to what others look at. */
+bool pagemap_clear(struct pagemap *map, enum page_bit bit, u64 index)
 {
-	if (!test_and_clear_bit(bit_of(index), chunk_of(map, index)->held))
+	unsigned long *bits = bits_of(map, bit, index);
+
+	if (!test_bit(number_of(index), bits) ||
+	    !test_and_clear_bit(number_of(index), bits))
 		return false;
-	atomic_long_dec(&map->held);
+	atomic_long_dec(&map->count[bit]);
 	return true;
 }
 
-bool pagemap_unflushed_set(struct pagemap *map, u64 index)
+u64 pagemap_next(struct pagemap *map, enum page_bit bit, u64 index)
 {
-	if (test_and_set_bit(bit_of(index), chunk_of(map, index)->unflushed))
-		return true;
-	atomic_long_inc(&map->unflushed);
-	return false;
-}
-
-bool pagemap_unflushed_clear(struct pagemap *map, u64 index)
-{
-	unsigned long *bits = chunk_of(map, index)->unflushed;
-
-	if (!test_bit(bit_of(index), bits) ||
-	    !test_and_clear_bit(bit_of(index), bits))
-		return false;
-	atomic_long_dec(&map->unflushed);
-	return true;
-}
-
-static u64 next(struct pagemap *map, u64 index, bool held)
-{
-	struct pagemap_chunk *chunk;
-	unsigned long bit;
+	unsigned long found;
 
 	while (index < map->pages) {
-		chunk = chunk_of(map, index);
-		bit = find_next_bit(held ? chunk->held : chunk->unflushed,
-				    PAGEMAP_CHUNK_PAGES, bit_of(index));
-		index = index - bit_of(index) + bit;
-		if (bit < PAGEMAP_CHUNK_PAGES)
+		found = find_next_bit(bits_of(map, bit, index),
+				      PAGEMAP_CHUNK_PAGES, number_of(index));
+		index = index - number_of(index) + found;
+		if (found < PAGEMAP_CHUNK_PAGES)
 			break;
 	}
 	return min(index, map->pages);
-}
-
-u64 pagemap_held_next(struct pagemap *map, u64 index)
-{
-	return next(map, index, true);
-}
-
-u64 pagemap_unflushed_next(struct pagemap *map, u64 index)
-{
-	return next(map, index, false);
 }
 
 int pagemap_grow(struct pagemap *map, u64 pages)

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Which pages of the swap device the host holds, two bits for each:
+ * What is known of each page of the swap device, a bit of each kind:
  *
- *   held       somebody wrote it, and it has not been freed since
+ *   held       the host has it, or is being given it
  *   unflushed  it was freed, but the host has not been told yet
+ *   failed     its last write failed, so there is nothing to read
  *
- * A page that is not held reads as zeros without asking. One that is held and
- * that the host does not know was lost with an earlier epoch of the line, and
- * must not read as anything. (Asking the host instead cannot tell the two
- * apart.)
+ * A page that is neither held nor failed reads as zeros without asking. One
+ * that is held and that the host does not know was lost with an earlier epoch
+ * of the line, and must not read as anything. (Asking the host instead cannot
+ * tell the two apart.)
  *
  * Bits lie in chunks of 1 GiB of pages, which stay where they are when the
  * device grows. All but grow may be called in any context.
@@ -22,16 +23,22 @@
 
 #define PAGEMAP_CHUNK_PAGES (1u << 18)
 
+enum page_bit {
+	PAGE_HELD,
+	PAGE_UNFLUSHED,
+	PAGE_FAILED,
+	PAGE_BITS,
+};
+
 struct pagemap_chunk {
-	DECLARE_BITMAP(held, PAGEMAP_CHUNK_PAGES);
-	DECLARE_BITMAP(unflushed, PAGEMAP_CHUNK_PAGES);
+	unsigned long bits[PAGE_BITS][BITS_TO_LONGS(PAGEMAP_CHUNK_PAGES)];
 };
 
 struct pagemap {
 	struct xarray chunks;
 	u64 pages; /* bits there are: whole chunks */
-	atomic_long_t held;
-	atomic_long_t unflushed;
+	/* How many are set; may lag by an instant. */
+	atomic_long_t count[PAGE_BITS];
 };
 
 void pagemap_init(struct pagemap *map);
@@ -40,17 +47,18 @@ void pagemap_fini(struct pagemap *map);
 /* Room for pages in all; never shrinks. */
 int pagemap_grow(struct pagemap *map, u64 pages);
 
-bool pagemap_held(struct pagemap *map, u64 index);
-bool pagemap_unflushed(struct pagemap *map, u64 index);
+bool pagemap_test(struct pagemap *map, enum page_bit bit, u64 index);
 
-/* Each returns what the bit was. */
-bool pagemap_held_set(struct pagemap *map, u64 index);
-bool pagemap_held_clear(struct pagemap *map, u64 index);
-bool pagemap_unflushed_set(struct pagemap *map, u64 index);
-bool pagemap_unflushed_clear(struct pagemap *map, u64 index);
+/* Both return what the bit was. */
+bool pagemap_set(struct pagemap *map, enum page_bit bit, u64 index);
+bool pagemap_clear(struct pagemap *map, enum page_bit bit, u64 index);
 
-/* The first at or after index whose bit is set, or map->pages. */
-u64 pagemap_held_next(struct pagemap *map, u64 index);
-u64 pagemap_unflushed_next(struct pagemap *map, u64 index);
+/* The first at or after index that has the bit, or map->pages. */
+u64 pagemap_next(struct pagemap *map, enum page_bit bit, u64 index);
+
+static inline long pagemap_count(const struct pagemap *map, enum page_bit bit)
+{
+	return atomic_long_read(&map->count[bit]);
+}
 
 #endif

@@ -7,7 +7,12 @@
  * Accepting a page means keeping it: a write ends only when the host has said
  * that it stored the page, and a refused one fails with BLK_STS_NOSPC, upon
  * which the kernel keeps the page in memory. (Failing early, by a count of free
- * pages, was dropped: only the host knows what compresses.)
+ * pages, was dropped: only the host knows what compresses.) Once it said that
+ * there is no room, writes fail without asking, until some pages were freed or
+ * for a while: the kernel's reclaim tries again and again, a hundred thousand
+ * times, before it believes that memory is short and looks for a culprit, and
+ * each page that does get through makes it begin anew. Asking each time, a
+ * guest was seen to do nothing else for minutes.
  *
  * Besides discard, which swapon must ask for and which comes in clusters, the
  * kernel tells us of every slot it frees (swap_slot_free_notify), under
@@ -39,6 +44,8 @@
 #define DEPTH	      64
 #define PAGES_MOST    (1ull << 32) /* an index has 32 bits */
 #define FLUSH_AGAIN   (HZ / 10)
+#define FULL_FOR      (10 * HZ)
+#define FULL_FREED    64 /* pages freed that make it worth another try */
 
 /* Of one block layer request. Ends when left does. */
 struct swap_cmd {
@@ -51,8 +58,10 @@ static struct {
 	struct gendisk *disk; /* NULL: none yet, or no more */
 	struct blk_mq_tag_set tags;
 	struct pagemap map;
-	u64 pages; /* the disk's size */
-	u64 where; /* epoch << 32 | pool; 0: nowhere */
+	u64 pages;		  /* the disk's size */
+	u64 where;		  /* epoch << 32 | pool; 0: nowhere */
+	unsigned long full_until; /* jiffies */
+	atomic_t freed;		  /* since the host said that it is full */
 	atomic_t open;
 	struct delayed_work flush;
 } swap;
@@ -86,25 +95,38 @@ static bool flush_post(u64 index)
 	entry_fill(&entry, where, LINE_OP_FLUSH_PAGE, index);
 	queue = tm_line_queue_of(&entry);
 	flags = tm_line_lock(queue);
-	if (pagemap_unflushed(&swap.map, index)) {
+	if (pagemap_test(&swap.map, PAGE_UNFLUSHED, index)) {
 		posted = tm_line_post_locked(queue, where_epoch(where), &entry,
 					     NULL);
 		if (posted)
-			pagemap_unflushed_clear(&swap.map, index);
+			pagemap_clear(&swap.map, PAGE_UNFLUSHED, index);
 	}
 	tm_line_unlock(queue, flags);
 	return posted;
 }
 
 /* Any context. */
-static void page_free(u64 index)
+static void page_forget(u64 index)
 {
-	if (!pagemap_held_clear(&swap.map, index))
+	if (!pagemap_clear(&swap.map, PAGE_HELD, index))
 		return;
-	tm_count(TM_SWAP_FREED);
-	pagemap_unflushed_set(&swap.map, index);
+	pagemap_set(&swap.map, PAGE_UNFLUSHED, index);
 	if (!flush_post(index) && !delayed_work_pending(&swap.flush))
 		schedule_delayed_work(&swap.flush, FLUSH_AGAIN);
+}
+
+static void count_freed(void)
+{
+	tm_count(TM_SWAP_FREED);
+	atomic_inc(&swap.freed);
+}
+
+static void page_free(u64 index)
+{
+	pagemap_clear(&swap.map, PAGE_FAILED, index);
+	if (pagemap_test(&swap.map, PAGE_HELD, index))
+		count_freed();
+	page_forget(index);
 }
 
 /* While the line is down there is nobody to tell; begin starts this again. */
@@ -114,8 +136,8 @@ static void flush_run(struct work_struct *work)
 
 	if (!READ_ONCE(swap.where))
 		return;
-	while (atomic_long_read(&swap.map.unflushed)) {
-		at = pagemap_unflushed_next(&swap.map, at);
+	while (pagemap_count(&swap.map, PAGE_UNFLUSHED)) {
+		at = pagemap_next(&swap.map, PAGE_UNFLUSHED, at);
 		if (at >= swap.map.pages)
 			break;
 		if (!flush_post(at)) {
@@ -152,13 +174,35 @@ static struct swap_cmd *cmd_of(const struct tm_request *rq)
 	return (struct swap_cmd *)(unsigned long)rq->entry.cookie;
 }
 
+static bool full(void)
+{
+	return time_before(jiffies, READ_ONCE(swap.full_until)) &&
+	       atomic_read(&swap.freed) < FULL_FREED;
+}
+
+static void full_begin(void)
+{
+	atomic_set(&swap.freed, 0);
+	WRITE_ONCE(swap.full_until, jiffies + FULL_FOR);
+}
+
+/* The page's last write failed: what was there before is gone, too. */
+static void page_refused(struct swap_cmd *cmd, u64 index)
+{
+	tm_count(TM_SWAP_REFUSED);
+	pagemap_set(&swap.map, PAGE_FAILED, index);
+	cmd_fail(cmd, BLK_STS_NOSPC);
+}
+
 static void write_done(struct tm_request *rq, int result)
 {
 	struct swap_cmd *cmd = cmd_of(rq);
 
 	if (result == LINE_ENOMEM || result == LINE_EBUSY) {
-		tm_count(TM_SWAP_REFUSED);
-		cmd_fail(cmd, BLK_STS_NOSPC);
+		if (result == LINE_ENOMEM)
+			full_begin();
+		page_refused(cmd, rq->entry.index);
+		pagemap_clear(&swap.map, PAGE_HELD, rq->entry.index);
 	} else if (result) {
 		tm_count(TM_SWAP_ERRORS);
 		cmd_fail(cmd, BLK_STS_IOERR);
@@ -197,8 +241,14 @@ static void cmd_submit(struct swap_cmd *cmd, struct tm_request *rq)
 static void page_write(struct swap_cmd *cmd, struct tm_request *rq, u64 index)
 {
 	tm_count(TM_SWAP_WRITES);
-	pagemap_held_set(&swap.map, index);
-	pagemap_unflushed_clear(&swap.map, index);
+	if (!rq->epoch || full()) {
+		page_forget(index);
+		page_refused(cmd, index);
+		return;
+	}
+	pagemap_set(&swap.map, PAGE_HELD, index);
+	pagemap_clear(&swap.map, PAGE_UNFLUSHED, index);
+	pagemap_clear(&swap.map, PAGE_FAILED, index);
 	rq->done = write_done;
 	cmd_submit(cmd, rq);
 }
@@ -206,12 +256,15 @@ static void page_write(struct swap_cmd *cmd, struct tm_request *rq, u64 index)
 static void page_read(struct swap_cmd *cmd, struct tm_request *rq, u64 index)
 {
 	tm_count(TM_SWAP_READS);
-	if (!pagemap_held(&swap.map, index)) {
+	if (pagemap_test(&swap.map, PAGE_HELD, index)) {
+		rq->done = read_done;
+		cmd_submit(cmd, rq);
+	} else if (pagemap_test(&swap.map, PAGE_FAILED, index)) {
+		tm_count(TM_SWAP_ERRORS);
+		cmd_fail(cmd, BLK_STS_IOERR);
+	} else {
 		clear_highpage(rq->page);
-		return;
 	}
-	rq->done = read_done;
-	cmd_submit(cmd, rq);
 }
 
 /* The alignment asked of the block layer makes each segment one block. */
@@ -262,12 +315,15 @@ static void discard_issue(struct request *blk, struct swap_cmd *cmd)
 	bool any = false;
 	u64 at;
 
-	for (at = pagemap_held_next(&swap.map, first); at < end;
-	     at = pagemap_held_next(&swap.map, at + 1)) {
+	for (at = pagemap_next(&swap.map, PAGE_FAILED, first); at < end;
+	     at = pagemap_next(&swap.map, PAGE_FAILED, at + 1))
+		pagemap_clear(&swap.map, PAGE_FAILED, at);
+	for (at = pagemap_next(&swap.map, PAGE_HELD, first); at < end;
+	     at = pagemap_next(&swap.map, PAGE_HELD, at + 1)) {
 		if (!range)
 			page_free(at);
-		else if (pagemap_held_clear(&swap.map, at))
-			tm_count(TM_SWAP_FREED);
+		else if (pagemap_clear(&swap.map, PAGE_HELD, at))
+			count_freed();
 		any = true;
 	}
 	if (range && any)
@@ -367,7 +423,7 @@ static DEVICE_ATTR_RO(swap_pages);
 static ssize_t held_pages_show(struct device *dev,
 			       struct device_attribute *attr, char *buf)
 {
-	return sysfs_emit(buf, "%ld\n", atomic_long_read(&swap.map.held));
+	return sysfs_emit(buf, "%ld\n", pagemap_count(&swap.map, PAGE_HELD));
 }
 static DEVICE_ATTR_RO(held_pages);
 
@@ -493,11 +549,12 @@ static int swap_begin(u32 epoch)
 		.entry.pool = LINE_POOL_PERSISTENT,
 		.epoch = epoch,
 	};
-	long lost = atomic_long_read(&swap.map.held);
+	long lost = pagemap_count(&swap.map, PAGE_HELD);
 	int pool = tm_line_call(&rq);
 
 	if (pool < 0)
 		return pool;
+	WRITE_ONCE(swap.full_until, jiffies);
 	WRITE_ONCE(swap.where, (u64)epoch << 32 | (u32)pool);
 	if (lost)
 		pr_warn("%ld swapped pages went with the line\n", lost);
