@@ -83,7 +83,8 @@ def disk_make(name, mib, files=None):
     env = dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-F",
                     # mke2fs gives small disks blocks of 1 KiB
-                    "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0",
+                    "-b", "4096",
+                    "-E", "lazy_itable_init=0,lazy_journal_init=0",
                     *(["-d", files] if files else []), path],
                    check=True, env=env)
     return path
@@ -170,9 +171,9 @@ class Machine:
     def last_words(self):
         return lib.log_text(self.name + ".console")[-1500:]
 
-    def driver_load(self, swap=True):
+    def driver_load(self, swap=True, options=""):
         """insmod; and its device is there, if there is to be one."""
-        self.run("insmod /kos/tidepool_tmem.ko", 30)
+        self.run(f"insmod /kos/tidepool_tmem.ko {options}", 30)
         if swap:
             wait_for(f"{self.name}: /dev/tmemswap0",
                      lambda: self.shell.ask("test -b /dev/tmemswap0")[0] == 0,
