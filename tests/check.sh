@@ -10,7 +10,7 @@
 #
 # A job is one program; its name is KIND/PROGRAM:
 #
-#   lint/...   check-layers, warnings of clang, man pages
+#   lint/...   check-layers, warnings of clang, man pages, the bare guest
 #   unit/...   tests/unit, as built          asan/..., tsan/...: the same
 #   fuzz/...   tests/fuzz, a few seconds each
 #   vm6.1/...  the tests of tests/rig/vm-tests.txt on another kernel; vm6.12/
@@ -247,6 +247,7 @@ run_lint() {
 	job lint/layers 60 tests/check-layers.sh
 	job lint/clang 300 tests/rig/clang-warnings.sh
 	job lint/man 60 tests/rig/man-lint.sh
+	job lint/mini 60 tests/rig/mini-lint.sh
 }
 
 run_fuzz() {

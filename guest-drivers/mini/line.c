@@ -13,7 +13,7 @@
 #ifdef __KERNEL__
 #include <linux/string.h>
 #else
-#include <string.h>
+#define memcpy __builtin_memcpy /* freestanding: there may be no string.h */
 #endif
 
 #define LOAD(at)	 __atomic_load_n((at), __ATOMIC_RELAXED)
