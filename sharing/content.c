@@ -61,6 +61,7 @@ static void pending_link(struct domain *dom, struct pending *p)
 {
 	struct pending_list *list = list_of(dom, p);
 
+	list->count++;
 	p->since_ns = dom->now_ns;
 	p->newer = NULL;
 	p->older = list->newest;
@@ -75,6 +76,7 @@ static void pending_unlink(struct domain *dom, struct pending *p)
 {
 	struct pending_list *list = list_of(dom, p);
 
+	list->count--;
 	if (p->older)
 		p->older->newer = p->newer;
 	else

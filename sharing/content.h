@@ -30,6 +30,7 @@ struct pending {
 /* By since_ns. */
 struct pending_list {
 	struct pending *oldest, *newest;
+	size_t count;
 };
 
 /* Entries gathered for one member until the flush. */

@@ -40,10 +40,11 @@
 
 #define WANT_PATIENCE_NS (UINT64_C(10) * 1000000000)
 #define GATHER_QUIET_NS	 60000000 /* nothing joined: all have offered */
-#define GATHER_MOST	 65536	  /* asked for at once, in the order of pages */
-#define OFFERS_AHEAD	 12
-#define LIES_MAX	 16  /* contents that are not of their hash */
-#define ODD_MAX		 256 /* messages about things that are not so */
+/* At once, in the order of pages; an agent may need a second for them. */
+#define ASKED_MOST   65536
+#define OFFERS_AHEAD 12
+#define LIES_MAX     16	 /* contents that are not of their hash */
+#define ODD_MAX	     256 /* messages about things that are not so */
 
 /* Hashes are all over the index: the misses of several are met at once. */
 static void offer_prefetch(const struct domain *dom, const struct wire_offer *o)
@@ -267,8 +268,10 @@ void domain_flush(struct domain *dom, uint64_t now_ns)
 
 	dom->now_ns = now_ns;
 	quiet = now_ns - dom->joined_ns;
-	content_gathered_ask(dom, quiet < GATHER_QUIET_NS ? dom->gather_ns : 0,
-			     GATHER_MOST);
+	if (dom->asked.count < ASKED_MOST / 2)
+		content_gathered_ask(
+			dom, quiet < GATHER_QUIET_NS ? dom->gather_ns : 0,
+			ASKED_MOST - dom->asked.count);
 	while (dom->dirty) {
 		m = dom->dirty;
 		dom->dirty = m->dirty_next;
@@ -303,7 +306,6 @@ void domain_tick(struct domain *dom, uint64_t now_ns)
 	struct pending_list *asked = &dom->asked;
 
 	dom->now_ns = now_ns;
-	content_gathered_ask(dom, dom->gather_ns, SIZE_MAX);
 	while (asked->oldest && now_ns > asked->oldest->since_ns &&
 	       now_ns - asked->oldest->since_ns > WANT_PATIENCE_NS) {
 		dom->count.want_timeouts++;
@@ -543,6 +545,7 @@ static uint64_t list_count(const struct pending_list *list, uint64_t *waiting)
 
 	for (p = list->oldest; p; p = p->newer, n++)
 		*waiting += p->waiters + 1;
+	assert(n == list->count);
 	return n;
 }
 
