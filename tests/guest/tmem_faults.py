@@ -67,7 +67,7 @@ def hvd_killed_amid_puts_and_gets():
     m = Machine("orphan", hvd, ram=RAM, swap=2 * RAM, tmem=512)
     m.driver_load().swap_on()
     hvd.wait_managed("orphan")
-    m.shell.start(f"hog {RAM + 64} 3 {lib.seed()}", "hog")
+    m.shell.start(f"hog {RAM + 32} {6 if LONG else 2} {lib.seed()}", "hog")
     kills = 0
     while m.shell.ended("hog") is None:
         time.sleep(2)

@@ -101,6 +101,12 @@ if [ ! -d "$headers" ]; then
 	rm -rf "$tmp"
 fi
 
+ko=$out/linux/tidepool_tmem.ko
+if [ -f "$ko" ] && [ -z "$(find guest-drivers tests/rig/module.sh \
+	-newer "$ko" -print -quit)" ]; then
+	echo "$ko"
+	exit 0
+fi
 rm -rf "$out"
 mkdir -p "$out"
 cp -r guest-drivers/abi guest-drivers/mini guest-drivers/linux "$out" || exit 1
@@ -115,6 +121,7 @@ make -C "$headers/usr/src/linux-headers-$version" M="$out/linux" W=1 \
 }
 if grep -q 'warning:' "$out/log"; then
 	grep 'warning:' "$out/log" >&2
+	rm -f "$ko"
 	exit 1
 fi
-echo "$out/linux/tidepool_tmem.ko"
+echo "$ko"
