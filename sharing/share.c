@@ -24,6 +24,7 @@
 #define FIRST_REST_NS  (250 * NS_PER_MS)
 #define SECOND_REST_NS (2000 * NS_PER_MS)
 #define SCAN_NS	       (16000 * NS_PER_MS) /* until hvd has said */
+#define GRANTS_NS      (10 * NS_PER_MS)	   /* until more have come, or none */
 #define CONGESTED_NS   (2 * NS_PER_MS)
 #define IDLE_NS	       (1000 * NS_PER_MS)
 
@@ -238,11 +239,10 @@ uint64_t share_scan(struct share *sh)
 	if (offers_send(sh) < 0)
 		return CONGESTED_NS;
 	now = mm_now_ns(sh->mm);
-	if (sh->grants.n)
-		return NS_PER_MS;
-	return now >= sh->next_pass_ns
-		       ? 0
-		       : min_u64(sh->next_pass_ns - now, IDLE_NS / 10);
+	if (now >= sh->next_pass_ns)
+		return 0;
+	return min_u64(sh->next_pass_ns - now,
+		       sh->grants.n ? GRANTS_NS : IDLE_NS / 10);
 }
 
 void share_stats(const struct share *sh, struct mm_stats *out)
