@@ -34,6 +34,7 @@
 #include <linux/bio.h>
 #include <linux/blkdev.h>
 #include <linux/device-mapper.h>
+#include <linux/module.h>
 #include <linux/pagemap.h>
 #include <linux/slab.h>
 #include <linux/workqueue.h>
@@ -582,3 +583,6 @@ void tm_target_exit(void)
 	dm_unregister_target(&target_type);
 	destroy_workqueue(target_workqueue);
 }
+
+/* What the device mapper asks for when a table names the target. */
+MODULE_ALIAS("dm-tmem-cache");
