@@ -4,7 +4,10 @@
 
 #include <check.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #define PATIENCE_S 20
 #define LOOKS	   200
@@ -56,12 +59,13 @@ static void kick(void *arg, unsigned vector)
 	pthread_mutex_unlock(&q->lock);
 }
 
-void guest_open(struct guest *g, const struct line_config *config)
+static void ring(struct guest *g, unsigned vector)
 {
-	struct line_config own = *config;
-	size_t bytes;
-	void *mem;
+	ck_assert_int_eq(eventfd_write(g->bell[vector], 1), 0);
+}
 
+static void queues_init(struct guest *g)
+{
 	memset(g, 0, sizeof(*g));
 	g->looks = LOOKS;
 	pthread_mutex_init(&g->lock, NULL);
@@ -70,16 +74,56 @@ void guest_open(struct guest *g, const struct line_config *config)
 		pthread_mutex_init(&g->queue[n].lock, NULL);
 		cond_init(&g->queue[n].woken);
 	}
+}
+
+static void line_make(struct guest *g, const struct line_config *config)
+{
+	struct line_config own = *config;
+
 	own.kick = kick;
 	own.arg = g;
 	ck_assert_int_eq(line_create(&own, &g->line), 0);
+	for (unsigned v = 0; v < line_vectors(g->line); v++) {
+		g->bell[v] = dup(line_doorbell_fd(g->line, v));
+		ck_assert_int_ge(g->bell[v], 0);
+	}
+}
+
+void guest_open(struct guest *g, const struct line_config *config)
+{
+	size_t bytes;
+	void *mem;
+
+	queues_init(g);
+	line_make(g, config);
 	mem = line_memory(g->line, &bytes);
 	ck_assert_int_eq(line_view_init(&g->view, mem, bytes), 0);
+}
+
+void guest_open_apart(struct guest *g, const struct line_config *config)
+{
+	queues_init(g);
+	line_make(g, config);
+	(void)line_memory(g->line, &g->apart_bytes);
+	g->apart = mmap(NULL, g->apart_bytes, PROT_READ | PROT_WRITE,
+			MAP_SHARED, line_fd(g->line), 0);
+	ck_assert_ptr_ne(g->apart, MAP_FAILED);
+	ck_assert_int_eq(line_view_init(&g->view, g->apart, g->apart_bytes), 0);
+}
+
+void guest_orphan(struct guest *g)
+{
+	line_destroy(g->line);
+	g->line = NULL;
 }
 
 void guest_close(struct guest *g)
 {
 	line_destroy(g->line);
+	if (g->apart)
+		munmap(g->apart, g->apart_bytes);
+	for (unsigned v = 0; v < LINE_VECTOR_QUEUE + g->view.queues; v++)
+		close(g->bell[v]);
 	for (unsigned n = 0; n < LINE_QUEUES_MAX; n++) {
 		pthread_cond_destroy(&g->queue[n].woken);
 		pthread_mutex_destroy(&g->queue[n].lock);
@@ -96,7 +140,7 @@ void guest_begin_ask(struct guest *g)
 	line_view_begin(&g->view, (uint32_t)(ts.tv_nsec / 64),
 			LINE_FEATURE_FLUSH_RANGE | LINE_FEATURE_STATS |
 				LINE_FEATURE_BALLOON);
-	line_ring(g->line, LINE_VECTOR_CONTROL);
+	ring(g, LINE_VECTOR_CONTROL);
 }
 
 /* The host need not tell when it is ready, so look now and then. */
@@ -129,7 +173,7 @@ void guest_begin(struct guest *g)
 void guest_end(struct guest *g)
 {
 	line_view_end(&g->view);
-	line_ring(g->line, LINE_VECTOR_CONTROL);
+	ring(g, LINE_VECTOR_CONTROL);
 	for (unsigned n = 0; !line_view_ended(&g->view); n++) {
 		ck_assert_uint_lt(n, PATIENCE_S * 10000);
 		nap();
@@ -137,13 +181,13 @@ void guest_end(struct guest *g)
 }
 
 /* With the queue's lock, which it lets go of while it sleeps. */
-static void wait_for(struct guest_queue *q, uint32_t position)
+static void wait_for(struct guest *g, struct guest_queue *q, uint32_t position)
 {
 	enum line_sleep found;
 
 	for (;;) {
 		found = line_tx_arm_among(&q->tx, position);
-		if (found == LINE_SLEEP_NOT)
+		if (found == LINE_SLEEP_NOT || line_view_alive(&g->view))
 			return;
 		if (found == LINE_SLEEP_OTHERS)
 			pthread_cond_broadcast(&q->woken);
@@ -155,8 +199,7 @@ static void wait_for(struct guest_queue *q, uint32_t position)
 static void publish(struct guest *g, struct guest_queue *q)
 {
 	if (line_tx_publish(&q->tx))
-		line_ring(g->line,
-			  LINE_VECTOR_QUEUE + (unsigned)(q - g->queue));
+		ring(g, LINE_VECTOR_QUEUE + (unsigned)(q - g->queue));
 }
 
 /* With the queue's lock. Of the host's work, or of an entry a thread keeps. */
@@ -166,7 +209,7 @@ static void wait_room(struct guest *g, struct guest_queue *q, int why)
 	if (why == LINE_EBUSY)
 		sleep_on(&q->woken, &q->lock);
 	else
-		wait_for(q, line_tx_half(&q->tx));
+		wait_for(g, q, line_tx_half(&q->tx));
 }
 
 /* With the queue's lock. 0 or LINE_EIO. */
@@ -219,7 +262,7 @@ int guest_call(struct guest *g, unsigned queue, const struct line_entry *entry,
 		if (line_tx_done(&q->tx, position))
 			break;
 	pthread_mutex_lock(&q->lock);
-	wait_for(q, position);
+	wait_for(g, q, position);
 	result = answer_take(q, entry, position, page);
 	line_tx_release(&q->tx, position);
 	pthread_cond_broadcast(&q->woken); /* of who waits for this entry */
@@ -246,7 +289,7 @@ int guest_drain(struct guest *g, unsigned queue)
 
 	pthread_mutex_lock(&q->lock);
 	publish(g, q);
-	wait_for(q, q->tx.published - 1);
+	wait_for(g, q, q->tx.published - 1);
 	rc = line_tx_drained(&q->tx) == 1 ? 0 : LINE_EIO;
 	pthread_mutex_unlock(&q->lock);
 	return rc;

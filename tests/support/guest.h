@@ -29,13 +29,23 @@ struct guest {
 	pthread_mutex_t lock; /* told waits with it */
 	pthread_cond_t told;
 	_Atomic uint64_t told_count; /* of vector 0 */
-	unsigned looks;		     /* at an answer, before it sleeps */
+	int bell[LINE_VECTORS_MAX];  /* its own descriptors, as a VMM has */
+	void *apart;		     /* its own mapping; NULL: the host's */
+	size_t apart_bytes;
+	unsigned looks; /* at an answer, before it sleeps */
 };
 
 /* A line with a store of the caller's and a guest that has yet to begin. */
 void guest_open(struct guest *g, const struct line_config *config);
+/*
+ * The same with a mapping of its own, as a guest in another process has, which
+ * outlives the line. (Sanitizers do not know that both are the same memory.)
+ */
+void guest_open_apart(struct guest *g, const struct line_config *config);
 /* The guest dies, the line goes. */
 void guest_close(struct guest *g);
+/* The line goes, and the guest, which must be apart, finds out. */
+void guest_orphan(struct guest *g);
 
 /* A new epoch; waits until the host is ready. */
 void guest_begin(struct guest *g);

@@ -3,10 +3,10 @@
  * The line from end to end, promise by promise: the host's threads (hv/line)
  * serve a guest that keeps the rules (guest-drivers/mini with locks around it).
  * Guests that do not: test_line_faults.c. Random sequences: test_line_model.c.
+ * Indexes near their end: test_line_queue.c.
  */
 #include "tests/support/guest.h"
 #include "tests/support/rng.h"
-#include "hv/line/queue.h"
 
 #include <check.h>
 #include <errno.h>
@@ -14,7 +14,6 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <time.h>
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -363,89 +362,6 @@ START_TEST(head_is_stored_once_a_batch)
 }
 END_TEST
 
-struct wrap {
-	_Atomic unsigned kicks;
-	_Atomic bool broke;
-};
-
-static void wrap_kick(void *arg, unsigned vector)
-{
-	struct wrap *w = arg;
-
-	ck_assert_uint_eq(vector, LINE_VECTOR_QUEUE);
-	w->kicks++;
-}
-
-static void wrap_broken(void *arg)
-{
-	((struct wrap *)arg)->broke = true;
-}
-
-static void wait_done(struct line_tx *tx, uint32_t position, int bell)
-{
-	if (line_tx_publish(tx))
-		ck_assert_int_eq(eventfd_write(bell, 1), 0);
-	for (unsigned n = 0; line_tx_done(tx, position) != 1; n++) {
-		ck_assert_uint_lt(n, 10000);
-		poll(NULL, 0, 1);
-	}
-}
-
-/* Past 2^32 with the host's real queue, set to just before it. */
-START_TEST(indexes_wrap)
-{
-	static uint8_t kept[LINE_ENTRIES_MIN];
-	static struct wrap wrap;
-	struct queue_world world = {.entries = LINE_ENTRIES_MIN,
-				    .host = &host_real,
-				    .kick = wrap_kick,
-				    .kick_arg = &wrap,
-				    .broken = wrap_broken,
-				    .arg = &wrap};
-	struct line_entry e = guest_entry(LINE_OP_PUT, 0, 1, 0);
-	uint8_t *at =
-		aligned_alloc(PAGE_BYTES, line_bytes(1, LINE_ENTRIES_MIN));
-	struct line_view view = {
-		.base = at, .queues = 1, .entries = LINE_ENTRIES_MIN};
-	int bell = eventfd(0, EFD_NONBLOCK);
-	unsigned char got[PAGE_BYTES];
-	struct line_tx tx;
-	struct queue q;
-	uint32_t position;
-
-	ck_assert_int_eq(tmem_client_create(tm, "wraps", &world.client), 0);
-	ck_assert_int_eq(tmem_pool_create(world.client, 1, NULL), 0);
-	memset(at, 0, line_bytes(1, LINE_ENTRIES_MIN));
-	queue_init(&q, &world, 0, at + line_queue_at(LINE_ENTRIES_MIN, 0),
-		   bell);
-	queue_resume(&q);
-	q.head = q.ring->head = q.ring->tail = (uint32_t)-100;
-	ck_assert_int_eq(line_tx_init(&tx, &view, 0, kept), 0);
-	ck_assert_int_eq(queue_start(&q), 0);
-	for (e.index = 0; e.index < 300; e.index++) {
-		ck_assert_int_eq(
-			line_tx_post(&tx, &e, page(e.index), true, &position),
-			0);
-		ck_assert_uint_eq(position, e.index - 100);
-		ck_assert(line_tx_arm(&tx, position));
-		wait_done(&tx, position, bell);
-		ck_assert_int_eq(line_tx_result(&tx, position), 0);
-		line_tx_release(&tx, position);
-	}
-	queue_stop(&q);
-	queue_fini(&q);
-	ck_assert(!wrap.broke);
-	ck_assert_uint_eq(wrap.kicks, 300);
-	for (uint32_t i = 0; i < 300; i++) {
-		struct tmem_oid oid = {{1, ~(uint64_t)1, 1}};
-
-		ck_assert_int_eq(tmem_get(world.client, 0, &oid, i, got), 0);
-		ck_assert_mem_eq(got, page(i), PAGE_BYTES);
-	}
-	free(at);
-}
-END_TEST
-
 /* ---- sleeping and waking --------------------------------------------- */
 
 struct caller {
@@ -690,6 +606,50 @@ START_TEST(end_and_hang_up_free_everything)
 }
 END_TEST
 
+static void *call_until_gone(void *arg)
+{
+	struct caller *c = arg;
+	unsigned char buf[PAGE_BYTES];
+	struct line_entry e;
+	int rc = 0;
+
+	for (uint32_t n = 0; !rc; n++) {
+		e = guest_entry(n % 2 ? LINE_OP_GET : LINE_OP_PUT, c->pool,
+				c->id, n / 2 % 64);
+		memset(buf, (int)n, sizeof(buf));
+		rc = guest_call(&guest, c->queue, &e, buf);
+		ck_assert(rc == 0 || rc == LINE_EIO);
+	}
+	return NULL;
+}
+
+/* Nobody waits for ever, and what was under way ends as an error. */
+START_TEST(host_that_goes_is_noticed_by_all)
+{
+	struct caller caller[6];
+	int pool;
+
+	config.queues = 2;
+	guest_open_apart(&guest, &config);
+	guest_begin(&guest);
+	guest.looks = 5;
+	pool = guest_pool(&guest, LINE_POOL_PERSISTENT);
+	for (unsigned i = 0; i < ARRAY_LEN(caller); i++) {
+		caller[i] =
+			(struct caller){.queue = i % 2, .id = i, .pool = pool};
+		pthread_create(&caller[i].thread, NULL, call_until_gone,
+			       &caller[i]);
+	}
+	poll(NULL, 0, 50);
+	guest_orphan(&guest);
+	for (unsigned i = 0; i < ARRAY_LEN(caller); i++)
+		pthread_join(caller[i].thread, NULL);
+	ck_assert_int_eq(line_view_alive(&guest.view), LINE_EIO);
+	ck_assert_uint_eq(stored(), 0);
+	guest_close(&guest);
+}
+END_TEST
+
 /* The line hears of both at once, in the worst case. */
 START_TEST(guest_after_a_hang_up_is_not_taken_for_the_last)
 {
@@ -760,7 +720,6 @@ static void cases_add(Suite *suite)
 	tcase_add_test(tc, requests_of_one_key_keep_their_order);
 	tcase_add_test(tc, posted_page_may_be_reused_at_once);
 	tcase_add_test(tc, head_is_stored_once_a_batch);
-	tcase_add_test(tc, indexes_wrap);
 	tc = case_add(suite, "sleep");
 	tcase_add_test(tc, no_wakeup_is_lost_alone);
 	tcase_add_test(tc, no_wakeup_is_lost_among_many);
@@ -773,6 +732,7 @@ static void cases_add(Suite *suite)
 	tcase_add_test(tc, new_epoch_drops_everything);
 	tcase_add_test(tc, epoch_ends_requests_under_way);
 	tcase_add_test(tc, end_and_hang_up_free_everything);
+	tcase_add_loop_test(tc, host_that_goes_is_noticed_by_all, 0, 5);
 	tcase_add_test(tc, guest_after_a_hang_up_is_not_taken_for_the_last);
 	tcase_add_test(tc, settings_and_counters_cross);
 }
