@@ -651,6 +651,50 @@ START_TEST(swap_file_takes_the_coldest_and_gives_them_back)
 }
 END_TEST
 
+/* 512 pages that do not compress, half of them lent. */
+static struct tmem_client *others_put(struct tmem *tm)
+{
+	static unsigned char page[PAGE_BYTES];
+	const struct tmem_oid oid = {{0}};
+	struct rng rng = {7};
+	struct tmem_client *cl;
+
+	ck_assert_int_eq(tmem_client_create(tm, "guest", &cl), 0);
+	ck_assert_int_eq(tmem_pool_create(cl, TMEM_EPHEMERAL, NULL), 0);
+	ck_assert_int_eq(tmem_pool_create(cl, TMEM_PERSISTENT, NULL), 1);
+	for (uint32_t i = 0; i < 512; i++) {
+		rng_fill(&rng, page, sizeof(page));
+		ck_assert_int_eq(tmem_put(cl, i % 2, &oid, i, page), 0);
+	}
+	return cl;
+}
+
+START_TEST(others_in_the_store_are_neither_counted_nor_harmed)
+{
+	const struct tmem_oid oid = {{0}};
+	struct mm_config config = {.host = &fault_host, .uffd_device = -1};
+	unsigned char page[PAGE_BYTES];
+	struct mm_stats st = {0};
+	struct tmem_client *guest;
+	struct mm *mm;
+
+	fault_host_reset(~0u);
+	ck_assert_int_eq(tmem_create(0, &config.store), 0);
+	guest = others_put(config.store);
+	ck_assert_int_eq(mm_create(&config, &mm), 0);
+	mm_stats(mm, &st);
+	/* The persistent half, and little besides: the rest may be taken. */
+	ck_assert_uint_ge(st.store_bytes, 256 * PAGE_BYTES);
+	ck_assert_uint_le(st.store_bytes, 384 * PAGE_BYTES);
+	ck_assert_uint_le(st.store_payload_bytes, st.store_bytes);
+	mm_destroy(mm);
+	ck_assert_int_eq(tmem_check(config.store), 0);
+	for (uint32_t i = 0; i < 512; i++)
+		ck_assert_int_eq(tmem_get(guest, i % 2, &oid, i, page), 0);
+	tmem_destroy(config.store);
+}
+END_TEST
+
 static TCase *promises(const char *name, void (*start)(void))
 {
 	TCase *tc = tcase_create(name);
@@ -694,6 +738,8 @@ int main(void)
 	close(uffd);
 	tcase_set_timeout(alone, 300);
 	tcase_add_test(alone, refused_userfaultfd_is_an_error_not_a_crash);
+	tcase_add_test(alone,
+		       others_in_the_store_are_neither_counted_nor_harmed);
 	tcase_add_test(alone, swap_file_takes_the_coldest_and_gives_them_back);
 	suite_add_tcase(s, promises("all the kernel has", machine_setup));
 	suite_add_tcase(s, promises("no UFFDIO_MOVE", machine_setup_no_move));
