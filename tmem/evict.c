@@ -12,7 +12,7 @@
  * A victim's shard is known only from its place in the list, and a shard's
  * lock comes before the list's: so look, lock the shard, and look again.
  */
-#include "tmem/drain.h"
+#include "tmem/store.h"
 
 #include <errno.h>
 
@@ -195,31 +195,15 @@ bool evict_for_put(struct tmem_client *cl, int rc)
 
 void evict_to_cap(struct tmem_client *cl)
 {
-	if (!atomic_load(&cl->lent) && ephemeral_of(cl) >= DRAIN_BYTES)
-		drain_client(cl, TMEM_EVICT_LENT);
 	evict_within(cl, 0);
-}
-
-/* Lock: clients. If all are to go, no order is to be kept among them. */
-static uint64_t evict_all(const struct tmem *tm, uint64_t bytes)
-{
-	uint64_t freed = 0;
-
-	if (bytes < DRAIN_BYTES || bytes < share_sum(tm).bytes)
-		return 0;
-	for (struct tmem_client *cl = tm->clients; cl; cl = cl->next)
-		if (ephemeral_of(cl) >= DRAIN_BYTES)
-			freed += drain_client(cl, TMEM_EVICT_FLUSH);
-	return freed;
 }
 
 uint64_t evict_bytes(struct tmem *tm, uint64_t bytes)
 {
-	uint64_t freed;
+	uint64_t freed = 0;
 	uint64_t one;
 
 	clients_take(tm, CLIENTS_READ);
-	freed = evict_all(tm, bytes);
 	while (freed < bytes) {
 		one = evict_furthest(tm, TMEM_EVICT_FLUSH);
 		if (!one)

@@ -149,8 +149,7 @@ void page_drop(struct shard *s, uint32_t leaf, uint32_t n)
 void leaf_clear(struct shard *s, uint32_t leaf)
 {
 	LOCK_ASSERT(LOCK_SHARD);
-	/* The last put first, most often: nothing moves into its place. */
-	for (uint32_t n = LEAF_PAGES; n--;)
+	for (uint32_t n = 0; n < LEAF_PAGES; n++)
 		if (word_of(leaf_at(s->tm, leaf), n))
 			page_remove(s, leaf, n);
 	leaf_destroy(s, leaf);

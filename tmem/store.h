@@ -180,6 +180,7 @@ struct tmem {
 	_Atomic uint64_t pool_names;
 	uint64_t client_ids; /* lock: clients */
 	uint32_t scratch_block;
+	uint64_t empty_bytes; /* used while nothing is stored */
 	uint64_t secret;
 	unsigned shards; /* a power of two */
 	struct shard *shard;

@@ -152,6 +152,7 @@ int tmem_create_on(const struct memory_ops *ops, uint64_t budget_bytes,
 	}
 	/* What the store itself takes counts, but is not refused. */
 	tm->budget.limit = budget_bytes;
+	tm->empty_bytes = atomic_load(&tm->budget.used);
 	*tm_out = tm;
 	return 0;
 }
@@ -309,17 +310,39 @@ uint64_t tmem_flush(struct tmem *tm, uint64_t bytes)
 	return tm ? evict_bytes(tm, bytes) : 0;
 }
 
-uint64_t tmem_freeable(const struct tmem *tm)
+/* Of all clients: what they are charged, or the ephemeral part of it. */
+enum charged { CHARGED_EPHEMERAL, CHARGED_ALL };
+
+static uint64_t charged_sum(const struct tmem *tm, enum charged which)
 {
 	struct tmem *inside = tmem_inside(tm);
-	uint64_t bytes;
+	uint64_t bytes = atomic_load(&tm->shared_bytes);
+
+	clients_take(inside, CLIENTS_READ);
+	for (struct tmem_client *cl = tm->clients; cl; cl = cl->next)
+		bytes += atomic_load(which == CHARGED_ALL
+					     ? &cl->bytes
+					     : &cl->bytes_ephemeral);
+	clients_drop(inside);
+	return bytes;
+}
+
+uint64_t tmem_freeable(const struct tmem *tm)
+{
+	return tm ? charged_sum(tm, CHARGED_EPHEMERAL) : 0;
+}
+
+uint64_t tmem_freeable_used(const struct tmem *tm)
+{
+	uint64_t freeable, charged, used;
 
 	if (!tm)
 		return 0;
-	bytes = atomic_load(&tm->shared_bytes);
-	clients_take(inside, CLIENTS_READ);
-	for (struct tmem_client *cl = tm->clients; cl; cl = cl->next)
-		bytes += atomic_load(&cl->bytes_ephemeral);
-	clients_drop(inside);
-	return bytes;
+	freeable = charged_sum(tm, CHARGED_EPHEMERAL);
+	charged = charged_sum(tm, CHARGED_ALL);
+	used = atomic_load(&tm->budget.used);
+	used -= min_u64(used, tm->empty_bytes);
+	if (!charged || used < charged)
+		return freeable;
+	return (uint64_t)((double)used * (double)freeable / (double)charged);
 }

@@ -204,6 +204,13 @@ uint64_t tmem_flush(struct tmem *tm, uint64_t bytes);
 uint64_t tmem_freeable(const struct tmem *tm);
 
 /*
+ * What the host gets back if they all go: with them goes their part of what is
+ * nobody's (waste, tables). Within 1 % of used_bytes before less after, where
+ * that is tens of MiB.
+ */
+uint64_t tmem_freeable_used(const struct tmem *tm);
+
+/*
  * Writes all pools and all persistent pages to fd, which stays the caller's.
  * The guest may run: each page is then one that was there at some time during
  * the call; freeze the client, or stop the guest, for one moment's state.

@@ -25,10 +25,29 @@ bool command_is_slow(uint32_t op)
 	       op == WIRE_CMD_RESTORE;
 }
 
+/*
+ * hvd counts in memory really freed, the store in what clients are charged:
+ * the one is the other with its part of what is nobody's.
+ */
+static uint64_t convert(uint64_t bytes, uint64_t from, uint64_t to)
+{
+	double out = (double)bytes * (double)to / (double)(from ? from : 1);
+
+	return out < 0x1p62 ? (uint64_t)out : (uint64_t)1 << 62;
+}
+
 static int flush_run(const struct command_env *env,
 		     const struct wire_command *cmd, int64_t *value_out)
 {
-	*value_out = (int64_t)min_u64(tmem_flush(env->tm, cmd->arg), INT64_MAX);
+	uint64_t charged = tmem_freeable(env->tm);
+	uint64_t used = tmem_freeable_used(env->tm), bytes = UINT64_MAX;
+
+	if (cmd->arg < used)
+		bytes = convert(cmd->arg, used, charged);
+	bytes = tmem_flush(env->tm, bytes);
+	*value_out =
+		(int64_t)(bytes == charged ? used
+					   : convert(bytes, charged, used));
 	return 0;
 }
 

@@ -121,5 +121,5 @@ void guest_stats(struct guest_stats *out, uint8_t pool_out[TMEM_POOLS_MAX])
 	client_fill(out, line_client(line), pool_out);
 	line_fill(out, line);
 	driver_fill(out, line);
-	out->freeable_bytes = tmem_freeable(tm);
+	out->freeable_bytes = tmem_freeable_used(tm);
 }
