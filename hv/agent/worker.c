@@ -60,6 +60,7 @@ struct worker {
 	struct job_list *jobs;
 	uint64_t era;	     /* of the connection: whom a job's answer is for */
 	uint64_t lent_bytes; /* to the guest, as hvd last said */
+	struct wire_target target; /* all else it said then */
 	int wake_fd;
 	atomic_int socket_fd; /* a copy, for the child of a fork */
 	unsigned features;
@@ -274,6 +275,7 @@ static void welcome(struct worker *w, const struct link_message *m)
 		return;
 	}
 	w->welcomed = true;
+	w->target = (struct wire_target){0};
 	w->rebuffs = 0;
 	w->retry_ns = RETRY_MIN;
 	w->adopt_at = w->scan_at = w->reclaim_at = w->stats_at = now();
@@ -379,13 +381,18 @@ static void target(struct worker *w, const struct wire_target *t)
 		.swap = t->flags & WIRE_MAY_SWAP,
 		.refault_permille_min = t->refault_permille_min,
 	};
+	struct wire_target rest = *t;
 
 	w->lent_bytes = t->lent_bytes;
 	guest_lend(w->lent_bytes); /* first: it costs the guest least */
-	mm_target_set(w->mm, &to);
 	guest_balloon(t->flags & WIRE_WANT_OFFERS
 			      ? extent_ram_bytes() / PAGE_BYTES / 2
 			      : 0);
+	rest.lent_bytes = 0;
+	if (!memcmp(&rest, &w->target, sizeof(rest)))
+		return; /* what is lent moves often, and wakes nothing else */
+	w->target = rest;
+	mm_target_set(w->mm, &to);
 	share_policy(w->share, t->flags & WIRE_MAY_SHARE,
 		     t->flags & WIRE_BREAK_HUGE, t->scan_ms);
 	w->scan_at = w->reclaim_at = now();
