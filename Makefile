@@ -72,7 +72,8 @@ all: $(LIBS) $(BINS)
 help:
 	@echo "make              build everything into $(BUILD)/"
 	@echo "make run          set up, then pack real desktops on this host"
-	@echo "                  (GUESTS=n RAM=MiB; results: build/run/summary.json)"
+	@echo "                  (GUESTS=n RAM=MiB TMEM=0; results:"
+	@echo "                  build/run/summary.json)"
 	@echo "make check        every test; the last line counts them"
 	@echo "make bench        measurements side by side with their rivals"
 	@echo "                  (B=name for one, FULL=1; build/bench/report.html)"

@@ -12,6 +12,8 @@ these phases, with a workload in every guest during all of them:
   compression  a budget below what is resident: cold pages are compressed
   idle         all guests paused: what we cost while nothing changes
   verify       every guest checks all its memory and files
+  tmem         two small guests one after the other: a workload of twice the
+               memory, with the page store and without (TMEM=0: left out)
 
 What is claimed is counted from outside: duplicates by reading the guests'
 memory, residence by pagemap, mappings by the kernel's slab caches. Results go
@@ -32,6 +34,7 @@ from lib.control import Control, ControlError
 from lib.guest import Guest
 from lib.life import Failed, Interrupted, Life
 from lib.qmp import QmpError
+from lib.shell_guest import ShellError
 from lib.summary import Summary
 from lib.table import Table
 
@@ -187,6 +190,8 @@ def job_run(job):
         phases.compression(job)
         phases.idle(job)
     phases.verify(job)
+    if not job.args.plain and os.environ.get("TMEM") != "0":
+        phases.tmem(job)
     phases.conclude(job)
 
 
@@ -204,7 +209,7 @@ def main():
             why = None
         except Interrupted as signal:
             why = f"stopped by {signal}"
-        except (Failed, ControlError, QmpError, OSError,
+        except (Failed, ControlError, QmpError, ShellError, OSError,
                 json.JSONDecodeError, subprocess.SubprocessError) as error:
             why = f"failed: {error}"
         job.table.clear()

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The phases of the main job, in the order in which run.py calls them."""
+import os
+import shutil
 import time
 
+from . import tmem_guest
 from .life import Failed, wait_until
 from .measure import PAGE, Account, census, census_paused
 
 BOOT_SECONDS = 900
 COMPRESSION_SECONDS = 600
+TMEM_UNITS = 40
 REFAULT_PERMILLE_MIN = 2  # the target of design.md: 0.2 % of the working set
 
 
@@ -242,6 +246,33 @@ def verify(job):
     if job.control:
         last = census(job.built("bench/census"), job.guests)
         job.unreadable += last["unreadable"]
+
+
+def tmem(job):
+    """A guest with too little memory and a slow disk, with TMEM and without."""
+    for guest in job.guests:
+        guest.qmp.run("stop")  # their work is done; the processors are ours
+    job.table.status("tmem: preparing two small guests")
+    folder = os.path.join(job.run_dir, "tmem")
+    os.makedirs(folder)
+    try:
+        rig = tmem_guest.Rig(folder, job.args.build, TMEM_UNITS, seed=1,
+                             files=False)
+        runs = tmem_guest.Runs(rig, job.life)
+        done = {}
+        for side, on in (("without", False), ("with", True)):
+            job.table.status(f"tmem: compiling {side} it")
+            done[side] = runs.compile(on)
+        tmem_guest.sums_compare(done.values())
+    except tmem_guest.Missing as why:
+        job.table.note(f"tmem: left out: {why}")
+        return
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    done["times_faster"] = done["without"]["seconds"] / done["with"]["seconds"]
+    job.summary.set(tmem=done)
+    job.table.note("a guest with half the memory its work needs:\n"
+                   + tmem_guest.side_by_side(done))
 
 
 def account_corruptions(job):

@@ -21,7 +21,8 @@ import subprocess
 
 from . import shell_guest
 from .life import Failed
-from .shell_guest import Parts, Shell, ShellError
+from .shell_guest import Parts, Shell
+from .table import grid
 
 TOP = shell_guest.TOP
 MIB = 1 << 20
@@ -111,8 +112,8 @@ class Rig:
             file.truncate((2 * FILES * FILE_MIB + 128) * MIB)
         env = dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
         done = subprocess.run(
-            ["mke2fs", "-q", "-t", "ext4", "-F", "-d", content, "-E",
-             "lazy_itable_init=0,lazy_journal_init=0", self.image], env=env,
+            ["mke2fs", "-q", "-t", "ext4", "-F", "-b", "4096", "-d", content,
+             "-E", "lazy_itable_init=0,lazy_journal_init=0", self.image], env=env,
             stderr=subprocess.PIPE, text=True)
         if done.returncode:
             raise Failed(f"mke2fs: {done.stderr}")
@@ -222,15 +223,43 @@ class Guest:
                 "swap_sectors_written": after[1][1] - before[1][1]}
 
 
-def compile_once(rig, life, tmem, count=[0]):
-    """A guest of its own, since a second run would meet a warm one."""
-    count[0] += 1
-    with Guest(rig, life, f"{'tmem' if tmem else 'plain'}{count[0]}",
-               tmem) as guest:
-        return guest.compile()
+class Runs:
+    """Guests of one rig, each with a name of its own; a second run in the same
+    guest would meet a warm one."""
+
+    def __init__(self, rig, life):
+        self.rig = rig
+        self.life = life
+        self.count = 0
+
+    def _guest(self, tmem):
+        self.count += 1
+        name = f"{'tmem' if tmem else 'plain'}{self.count}"
+        return Guest(self.rig, self.life, name, tmem)
+
+    def compile(self, tmem):
+        with self._guest(tmem) as guest:
+            return guest.compile()
+
+    def files(self, tmem):
+        with self._guest(tmem) as guest:
+            return guest.files_twice()
 
 
-def files_once(rig, life, tmem):
-    with Guest(rig, life, "tmemfiles" if tmem else "plainfiles",
-               tmem) as guest:
-        return guest.files_twice()
+def sums_compare(runs):
+    """All runs must have computed the same."""
+    sums = {run["sum"] for run in runs}
+    if len(sums) != 1:
+        raise Failed(f"runs of the same work computed different sums: {sums}")
+
+
+def side_by_side(done):
+    """A table of {"with": a run, "without": a run} for people."""
+    rows = [("seconds", *(f"{done[side]['seconds']:.1f}"
+                          for side in ("with", "without")))]
+    for key, name in (("disk_sectors_read", "MiB read of the disk"),
+                      ("swap_sectors_written", "MiB written to disk swap"),
+                      ("swap_sectors_read", "MiB read from disk swap")):
+        rows.append((name, *(f"{done[side][key] * 512 / MIB:.1f}"
+                             for side in ("with", "without"))))
+    return grid(rows, ("compile-like work", "with TMEM", "without"))
