@@ -155,25 +155,7 @@ static int wants_step(struct share *sh, struct publish *msg)
 	return rc;
 }
 
-static bool wants_work(struct share *sh)
-{
-	struct publish *msg;
-	int rc = 0;
-
-	if (!sh->wants.n)
-		return false;
-	msg = malloc(sizeof(*msg));
-	if (!msg)
-		return false;
-	for (int i = 0; i < 32 && rc == 0 && sh->wants.at < sh->wants.n; i++)
-		rc = wants_step(sh, msg);
-	free(msg);
-	if (sh->wants.at == sh->wants.n)
-		queue_clear(&sh->wants);
-	return rc == 0 && sh->wants.n;
-}
-
-/* hvd asks somebody else; what cannot even be sent ends with the link. */
+/* hvd asks somebody else; what cannot even be sent it misses in time. */
 static void wants_decline(struct share *sh, const struct wire_want *w, size_t n)
 {
 	int rc = 0;
@@ -181,6 +163,28 @@ static void wants_decline(struct share *sh, const struct wire_want *w, size_t n)
 	for (size_t i = 0; i < n && rc == 0; i++)
 		rc = decline(sh, &w[i]);
 	log_warn("no memory for %zu contents hvd wants", n);
+}
+
+static bool wants_work(struct share *sh)
+{
+	const struct wire_want *w = sh->wants.item;
+	struct publish *msg;
+	int rc = 0;
+
+	if (!sh->wants.n)
+		return false;
+	msg = malloc(sizeof(*msg));
+	if (!msg) {
+		wants_decline(sh, w + sh->wants.at, sh->wants.n - sh->wants.at);
+		queue_clear(&sh->wants);
+		return false;
+	}
+	for (int i = 0; i < 32 && rc == 0 && sh->wants.at < sh->wants.n; i++)
+		rc = wants_step(sh, msg);
+	free(msg);
+	if (sh->wants.at == sh->wants.n)
+		queue_clear(&sh->wants);
+	return rc == 0 && sh->wants.n;
 }
 
 void share_want(struct share *sh, const struct wire_head *msg)

@@ -239,7 +239,8 @@ uint64_t share_scan(struct share *sh)
 	if (offers_send(sh) < 0)
 		return CONGESTED_NS;
 	now = mm_now_ns(sh->mm);
-	if (now >= sh->next_pass_ns)
+	/* Wants are left over where the link is full: as soon as it is not. */
+	if (now >= sh->next_pass_ns || sh->wants.n)
 		return 0;
 	return min_u64(sh->next_pass_ns - now,
 		       sh->grants.n ? GRANTS_NS : IDLE_NS / 10);
