@@ -243,7 +243,8 @@ int client_destroy(struct call *call)
 				   pages_pack(pages_doomed(vm, command.pool)));
 	command.on = force;
 	call->patience_ns = LONG_NS;
-	log_info("vm %s: pools destroyed by %s", vm->name, call->by);
+	log_info("vm %s: destruction of pools asked for, by %s", vm->name,
+		 call->by);
 	return call_ask_one(call, vm, &command, pages_finish);
 }
 

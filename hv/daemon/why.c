@@ -76,7 +76,7 @@ static void guest_causes(json_t *list, const struct guest_stats *now,
 	const struct cause cause[] = {
 		{"guest's requests to the store waited for",
 		 "none needed unless it is much: see its misses",
-		 RISEN(gets) + RISEN(puts),
+		 RISEN(driver_wait_ns) ? RISEN(gets) + RISEN(puts) : 0,
 		 (double)RISEN(driver_wait_ns) / 1e6},
 		{"guest's pages dropped: the host took memory back",
 		 "raise its weight or reserve, or the budget",
