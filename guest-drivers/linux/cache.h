@@ -48,7 +48,7 @@
  * writes back until the flush is posted: needs room in the ring under memory
  * pressure, for nothing (invariant 2).
  *
- * Memory, while at least one disk has the target: for each page of RAM 25.6
+ * Memory, while at least one disk has the target: for each page of RAM 51.2
  * bytes of cache_learn and 8 to 16 of cache_gen; for each disk one bit a block
  * (32 MiB for 1 TiB). Without a disk nothing is allocated and no tracepoint is
  * enabled.

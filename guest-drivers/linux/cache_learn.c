@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Which cached page equals which block: (mapping, index) -> (disk, block,
- * generation). A hash table of fixed size, one entry for each page of RAM, in
+ * generation). A hash table of fixed size, two entries for each page of RAM, in
  * buckets of two cache lines; a full bucket forgets one of its entries, which
- * loses a put later on and nothing else.
+ * loses a put later on and nothing else. With one entry a page that befell one
+ * page in seven of a guest whose RAM is nearly all page cache.
  *
  *   | lock bit, next victim | 5 entries of 24 bytes |     128 bytes
  *
@@ -139,7 +140,7 @@ bool tm_learn_take(struct address_space *mapping, pgoff_t index,
 
 int tm_learn_create(void)
 {
-	u64 n = DIV_ROUND_UP(totalram_pages(), LEARN_WAYS);
+	u64 n = DIV_ROUND_UP(2 * (u64)totalram_pages(), LEARN_WAYS);
 
 	learn_buckets = min_t(u64, n, U32_MAX);
 	learn_table = vzalloc(array_size(learn_buckets, sizeof(*learn_table)));
