@@ -520,7 +520,7 @@ static int memory_map(struct pci_dev *pdev)
 	if (!rc)
 		return 0;
 	if (rc != -ENOMEM)
-		rc = -ENODEV; /* somebody else's ivshmem */
+		rc = -ENODEV; /* not of a version we know */
 	if (line.memory)
 		memunmap(line.memory);
 	if (line.registers)
@@ -555,11 +555,30 @@ unmap:
 	return rc;
 }
 
+/* Others use this kind of device, too, for what is their own. */
+static bool device_is_line(struct pci_dev *pdev)
+{
+	struct line_host *host;
+	bool is_line;
+
+	if (pci_resource_len(pdev, BAR_MEMORY) < LINE_PAGE_BYTES)
+		return false;
+	host = memremap(pci_resource_start(pdev, BAR_MEMORY), LINE_PAGE_BYTES,
+			MEMREMAP_WB);
+	if (!host)
+		return false;
+	is_line = READ_ONCE(host->magic) == LINE_MAGIC;
+	memunmap(host);
+	return is_line;
+}
+
 /* Returns before the line is up: a host may take its time. */
 int tm_line_start(struct pci_dev *pdev)
 {
 	int rc = -EBUSY;
 
+	if (!device_is_line(pdev))
+		return -ENODEV;
 	mutex_lock(&line.lock);
 	if (line.pdev) {
 		pci_warn(pdev, "one line is enough; this one is left alone\n");
