@@ -11,6 +11,7 @@
  *   store churn ours PAGES SEED               ten times over, random sizes
  *   store churn zram PAGES SEED DEVICE
  *   store evict PAGES                         ephemeral pages dropped
+ *   store takeback PAGES                      1 GiB of them, all at once
  *
  * speed goes through the pages in order on each side, since large calls to zram
  * must; latency takes them at random, on each side too.
@@ -45,6 +46,7 @@
 #define THREADS_MAX 16
 #define CHURNS	    10
 #define IO_PAGES    256 /* of one call to zram; 1 MiB */
+#define GIB	    ((uint64_t)1 << 30)
 #define HUGE_BYTES  ((size_t)2 << 20)
 
 struct seconds {
@@ -497,9 +499,51 @@ static void evict(struct bench *b)
 	tmem_destroy(b->tm);
 }
 
+/* Each copy of the pages is stamped, or the store would keep it once. */
+static void borrow(struct bench *b, uint64_t bytes)
+{
+	struct tmem_client_stats st = {0};
+	unsigned char page[PAGE_BYTES];
+	struct tmem_oid copy = oid;
+
+	for (; st.bytes_ephemeral < bytes; copy.w[1]++) {
+		for (uint32_t i = 0; i < b->count; i++) {
+			memcpy(page, page_at(b, i), PAGE_BYTES);
+			memcpy(page, &copy.w[1], sizeof(copy.w[1]));
+			memcpy(page + 8, &i, sizeof(i));
+			if (tmem_put(b->cl, 0, &copy, i, page))
+				fail("a put was refused");
+		}
+		tmem_client_stats(b->cl, &st);
+	}
+}
+
+/* As hvd does it under pressure: the client is lent nothing any more. */
+static void takeback(struct bench *b)
+{
+	struct tmem_stats before, after;
+	struct seconds s;
+
+	ours_open(b, TMEM_EPHEMERAL);
+	borrow(b, GIB);
+	tmem_stats(b->tm, &before);
+	s.wall = -now_s(CLOCK_MONOTONIC);
+	s.cpu = -now_s(CLOCK_PROCESS_CPUTIME_ID);
+	(void)tmem_client_lend(b->cl, 0);
+	s.cpu += now_s(CLOCK_PROCESS_CPUTIME_ID);
+	s.wall += now_s(CLOCK_MONOTONIC);
+	tmem_stats(b->tm, &after);
+	if (after.pages)
+		fail("not all was taken back");
+	print_seconds("takeback", s);
+	printf("\"takeback_bytes\": %" PRIu64 ", ",
+	       before.used_bytes - after.used_bytes);
+	tmem_destroy(b->tm);
+}
+
 static int usage(void)
 {
-	fprintf(stderr, "usage: store speed|latency|churn|evict ... "
+	fprintf(stderr, "usage: store speed|latency|churn|evict|takeback ... "
 			"(see bench/store.c)\n");
 	return 2;
 }
@@ -567,6 +611,9 @@ int main(int argc, char **argv)
 	if (!strcmp(argv[1], "evict")) {
 		pages_load(&b, argv[2]);
 		evict(&b);
+	} else if (!strcmp(argv[1], "takeback")) {
+		pages_load(&b, argv[2]);
+		takeback(&b);
 	} else if (argc >= 5) {
 		pages_load(&b, argv[3]);
 		b.seed = strtoull(argv[4], NULL, 10);

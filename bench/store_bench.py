@@ -191,6 +191,13 @@ def evict(store, result, repetitions):
     runs = [store.run("evict", store.file) for _ in range(repetitions)]
     result.value("ephemeral pages evicted, per core", "pages/s",
                  per_core(runs, "evict"))
+    runs = [store.run("takeback", store.file) for _ in range(repetitions)]
+    result.value("1 GiB of ephemeral pages taken back", "ms",
+                 [r["takeback_wall_s"] * 1e3 * (1 << 30) / r["takeback_bytes"]
+                  for r in runs], "<= 100")
+    result.value("the same, CPU time of all threads", "ms",
+                 [r["takeback_cpu_s"] * 1e3 * (1 << 30) / r["takeback_bytes"]
+                  for r in runs])
 
 
 def memory_line(name):
