@@ -45,18 +45,21 @@ bool pagemap_clear(struct pagemap *map, enum page_bit bit, u64 index)
 	return true;
 }
 
-u64 pagemap_next(struct pagemap *map, enum page_bit bit, u64 index)
+u64 pagemap_next(struct pagemap *map, enum page_bit bit, u64 index, u64 end)
 {
-	unsigned long found;
+	unsigned long size, found;
 
-	while (index < map->pages) {
-		found = find_next_bit(bits_of(map, bit, index),
-				      PAGEMAP_CHUNK_PAGES, number_of(index));
+	end = min(end, map->pages);
+	while (index < end) {
+		size = min_t(u64, PAGEMAP_CHUNK_PAGES,
+			     number_of(index) + (end - index));
+		found = find_next_bit(bits_of(map, bit, index), size,
+				      number_of(index));
 		index = index - number_of(index) + found;
-		if (found < PAGEMAP_CHUNK_PAGES)
+		if (found < size)
 			break;
 	}
-	return min(index, map->pages);
+	return index;
 }
 
 int pagemap_grow(struct pagemap *map, u64 pages)

@@ -53,8 +53,8 @@ bool pagemap_test(struct pagemap *map, enum page_bit bit, u64 index);
 bool pagemap_set(struct pagemap *map, enum page_bit bit, u64 index);
 bool pagemap_clear(struct pagemap *map, enum page_bit bit, u64 index);
 
-/* The first at or after index that has the bit, or map->pages. */
-u64 pagemap_next(struct pagemap *map, enum page_bit bit, u64 index);
+/* The first from index on and before end that has the bit, or end. */
+u64 pagemap_next(struct pagemap *map, enum page_bit bit, u64 index, u64 end);
 
 static inline long pagemap_count(const struct pagemap *map, enum page_bit bit)
 {

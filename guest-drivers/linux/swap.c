@@ -8,11 +8,11 @@
  * that it stored the page, and a refused one fails with BLK_STS_NOSPC, upon
  * which the kernel keeps the page in memory. (Failing early, by a count of free
  * pages, was dropped: only the host knows what compresses.) Once it said that
- * there is no room, writes fail without asking, until some pages were freed or
- * for a while: the kernel's reclaim tries again and again, a hundred thousand
- * times, before it believes that memory is short and looks for a culprit, and
- * each page that does get through makes it begin anew. Asking each time, a
- * guest was seen to do nothing else for minutes.
+ * there is no room, writes fail without asking until some pages were freed, or
+ * nobody wrote for a while: the kernel's reclaim tries again and again, a
+ * million times, before it believes that memory is short and looks for a
+ * culprit, and each page that does get through makes it begin anew. Asking each
+ * time, a guest was seen to do nothing else for minutes.
  *
  * Besides discard, which swapon must ask for and which comes in clusters, the
  * kernel tells us of every slot it frees (swap_slot_free_notify), under
@@ -44,7 +44,8 @@
 #define DEPTH	      64
 #define PAGES_MOST    (1ull << 32) /* an index has 32 bits */
 #define FLUSH_AGAIN   (HZ / 10)
-#define FULL_FOR      (10 * HZ)
+#define FULL_FOR      (10 * HZ)	 /* after the last write that failed so */
+#define FULL_MOST     (120 * HZ) /* after the host was last asked */
 #define FULL_FREED    64 /* pages freed that make it worth another try */
 
 /* Of one block layer request. Ends when left does. */
@@ -61,7 +62,8 @@ static struct {
 	u64 pages;		  /* the disk's size */
 	u64 where;		  /* epoch << 32 | pool; 0: nowhere */
 	unsigned long full_until; /* jiffies */
-	atomic_t freed;		  /* since the host said that it is full */
+	unsigned long full_since;
+	atomic_t freed; /* since the host said that it is full */
 	atomic_t open;
 	struct delayed_work flush;
 } swap;
@@ -137,7 +139,8 @@ static void flush_run(struct work_struct *work)
 	if (!READ_ONCE(swap.where))
 		return;
 	while (pagemap_count(&swap.map, PAGE_UNFLUSHED)) {
-		at = pagemap_next(&swap.map, PAGE_UNFLUSHED, at);
+		at = pagemap_next(&swap.map, PAGE_UNFLUSHED, at,
+				  swap.map.pages);
 		if (at >= swap.map.pages)
 			break;
 		if (!flush_post(at)) {
@@ -180,10 +183,24 @@ static bool full(void)
 	       atomic_read(&swap.freed) < FULL_FREED;
 }
 
+static void full_prolong(void)
+{
+	unsigned long next = jiffies + FULL_FOR;
+	unsigned long most = READ_ONCE(swap.full_since) + FULL_MOST;
+
+	WRITE_ONCE(swap.full_until, time_before(next, most) ? next : most);
+}
+
 static void full_begin(void)
 {
 	atomic_set(&swap.freed, 0);
-	WRITE_ONCE(swap.full_until, jiffies + FULL_FOR);
+	WRITE_ONCE(swap.full_since, jiffies);
+	full_prolong();
+}
+
+static void full_end(void)
+{
+	WRITE_ONCE(swap.full_until, jiffies);
 }
 
 /* The page's last write failed: what was there before is gone, too. */
@@ -242,6 +259,8 @@ static void page_write(struct swap_cmd *cmd, struct tm_request *rq, u64 index)
 {
 	tm_count(TM_SWAP_WRITES);
 	if (!rq->epoch || full()) {
+		if (rq->epoch)
+			full_prolong();
 		page_forget(index);
 		page_refused(cmd, index);
 		return;
@@ -315,11 +334,11 @@ static void discard_issue(struct request *blk, struct swap_cmd *cmd)
 	bool any = false;
 	u64 at;
 
-	for (at = pagemap_next(&swap.map, PAGE_FAILED, first); at < end;
-	     at = pagemap_next(&swap.map, PAGE_FAILED, at + 1))
+	for (at = pagemap_next(&swap.map, PAGE_FAILED, first, end); at < end;
+	     at = pagemap_next(&swap.map, PAGE_FAILED, at + 1, end))
 		pagemap_clear(&swap.map, PAGE_FAILED, at);
-	for (at = pagemap_next(&swap.map, PAGE_HELD, first); at < end;
-	     at = pagemap_next(&swap.map, PAGE_HELD, at + 1)) {
+	for (at = pagemap_next(&swap.map, PAGE_HELD, first, end); at < end;
+	     at = pagemap_next(&swap.map, PAGE_HELD, at + 1, end)) {
 		if (!range)
 			page_free(at);
 		else if (pagemap_clear(&swap.map, PAGE_HELD, at))
@@ -554,7 +573,7 @@ static int swap_begin(u32 epoch)
 
 	if (pool < 0)
 		return pool;
-	WRITE_ONCE(swap.full_until, jiffies);
+	full_end();
 	WRITE_ONCE(swap.where, (u64)epoch << 32 | (u32)pool);
 	if (lost)
 		pr_warn("%ld swapped pages went with the line\n", lost);
@@ -571,6 +590,7 @@ static void swap_settings(void)
 {
 	int rc = READ_ONCE(swap.where) ? disk_fit() : 0;
 
+	full_end();
 	if (rc)
 		pr_warn("the swap device cannot change: %d\n", rc);
 }
