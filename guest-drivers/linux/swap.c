@@ -46,7 +46,8 @@
 #define FLUSH_AGAIN   (HZ / 10)
 #define FULL_FOR      (10 * HZ)	 /* after the last write that failed so */
 #define FULL_MOST     (120 * HZ) /* after the host was last asked */
-#define FULL_FREED    64 /* pages freed that make it worth another try */
+#define FULL_FREED    64L /* pages freed that make it worth another try */
+#define FULL_PART     16  /* or this part of what is held */
 
 /* Of one block layer request. Ends when left does. */
 struct swap_cmd {
@@ -179,8 +180,10 @@ static struct swap_cmd *cmd_of(const struct tm_request *rq)
 
 static bool full(void)
 {
+	long enough = pagemap_count(&swap.map, PAGE_HELD) / FULL_PART;
+
 	return time_before(jiffies, READ_ONCE(swap.full_until)) &&
-	       atomic_read(&swap.freed) < FULL_FREED;
+	       atomic_read(&swap.freed) < max(enough, FULL_FREED);
 }
 
 static void full_prolong(void)
