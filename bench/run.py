@@ -12,8 +12,8 @@ these phases, with a workload in every guest during all of them:
   compression  a budget below what is resident: cold pages are compressed
   idle         all guests paused: what we cost while nothing changes
   verify       every guest checks all its memory and files
-  tmem         two small guests one after the other: a workload of twice the
-               memory, with the page store and without (TMEM=0: left out)
+  tmem         two small guests one after the other: a workload larger than
+               the memory, with the page store and without (TMEM=0: left out)
 
 What is claimed is counted from outside: duplicates by reading the guests'
 memory, residence by pagemap, mappings by the kernel's slab caches. Results go

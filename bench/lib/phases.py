@@ -271,7 +271,7 @@ def tmem(job):
         shutil.rmtree(folder, ignore_errors=True)
     done["times_faster"] = done["without"]["seconds"] / done["with"]["seconds"]
     job.summary.set(tmem=done)
-    job.table.note("a guest with half the memory its work needs:\n"
+    job.table.note("a guest with less memory than its work needs:\n"
                    + tmem_guest.side_by_side(done))
 
 

@@ -9,10 +9,12 @@ of higher priority, and the target tmem-cache lies under the ext4; the host
 keeps what the guest evicts. Without, the guest has what it has. What is read
 and written on the disks is counted by the guest's own /proc/diskstats.
 
-Two workloads, each with a working set of about twice the memory:
+Two workloads:
 
-  files    all files read twice, one after the other: sectors of each pass
-  compile  bench/guest/mill.c: many processes, many small files
+  files    files of twice the memory read twice, one after the other: sectors
+           of each pass
+  compile  bench/guest/mill.c: many processes, many small files; with the
+           kernel's own share it needs somewhat more than the memory there is
 """
 import os
 import random
