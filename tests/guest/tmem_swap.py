@@ -4,7 +4,7 @@
 
 The guest has no other swap and a hog twice its memory, whose every page is
 checked; what the host holds is read from the host. TMEM_LONG=1: more and
-longer of each, and fio beside the verifier of our own.
+longer of each.
 """
 
 import lib
