@@ -218,20 +218,21 @@ END_TEST
 
 START_TEST(message_out_of_turn_ends_the_link)
 {
-	struct wire_head target[5] = {
-		{WIRE_VERSION, WIRE_TARGET,
-		 sizeof(struct wire_head) + sizeof(struct wire_target)}};
+	struct {
+		struct wire_head head;
+		struct wire_target body;
+	} target = {.head = {WIRE_VERSION, WIRE_TARGET, sizeof(target)}};
 	uint16_t type;
 	size_t nfds;
 
 	open_link(-1);
-	hvd_sends(target, target[0].bytes, 0);
+	hvd_sends(&target, sizeof(target), 0);
 	ck_assert_int_eq(receive(&type, &nfds), -EPROTO);
 	open_link(-1);
 	become_welcome();
-	hvd_sends(target, target[0].bytes, 0);
+	hvd_sends(&target, sizeof(target), 0);
 	ck_assert_int_eq(receive(&type, &nfds), 0);
-	hvd_sends(target, target[0].bytes, 1);
+	hvd_sends(&target, sizeof(target), 1);
 	ck_assert_int_eq(receive(&type, &nfds), -EPROTO);
 	open_link(-1);
 	become_welcome();
