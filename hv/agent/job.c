@@ -13,17 +13,16 @@
  */
 #include "hv/agent/job.h"
 
+#include "hv/base/thread.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "hv/agent/agent.h"
-
-#define STACK_BYTES ((size_t)256 << 10)
 
 enum job_state { JOB_FREE, JOB_RUNNING, JOB_DONE };
 
@@ -77,24 +76,6 @@ static void *job_main(void *arg)
 	return NULL;
 }
 
-static int thread_start(struct job *job)
-{
-	sigset_t all, before;
-	pthread_attr_t attr;
-	pthread_t id;
-	int r;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	r = pthread_create(&id, &attr, job_main, job);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	pthread_attr_destroy(&attr);
-	return -r;
-}
-
 /* The first place in this state becomes `to`; NULL: there is none. */
 static struct job *job_find(struct job_list *list, enum job_state state,
 			    enum job_state to)
@@ -134,7 +115,7 @@ int job_start(struct job_list *list, const struct command_env *env,
 	job->done = (struct job_done){.id = cmd->id, .era = era};
 	rc = fd_keep(fd, &job->fd);
 	if (!rc)
-		rc = thread_start(job);
+		rc = thread_start(NULL, job_main, job);
 	if (!rc)
 		return 0;
 	if (job->fd >= 0)

@@ -22,7 +22,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,6 +37,7 @@
 #include "hv/agent/link.h"
 #include "hv/agent/port.h"
 #include "hv/base/log.h"
+#include "hv/base/thread.h"
 #include "hv/mm/mm.h"
 #include "sharing/share.h"
 
@@ -49,7 +49,6 @@
 #define RELEASES_EVERY	(100 * MS) /* link_release wakes nobody */
 #define MESSAGES_A_TURN 64
 #define REBUFFS_MAX	3
-#define STACK_BYTES	((size_t)128 << 10)
 
 struct worker {
 	struct config config;
@@ -575,25 +574,6 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
-/* QEMU steers its threads by signals: none of them may land on ours. */
-static int thread_start(struct worker *w)
-{
-	sigset_t all, before;
-	pthread_attr_t attr;
-	pthread_t id;
-	int r;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	r = pthread_create(&id, &attr, worker_main, w);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	pthread_attr_destroy(&attr);
-	return -r;
-}
-
 int worker_start(const struct config *config, struct worker **out)
 {
 	struct worker *w = calloc(1, sizeof(*w));
@@ -611,7 +591,7 @@ int worker_start(const struct config *config, struct worker **out)
 	if (!rc)
 		rc = link_create(config->run_dir, &w->link);
 	if (!rc)
-		rc = thread_start(w);
+		rc = thread_start(NULL, worker_main, w);
 	if (!rc) {
 		*out = w;
 		return 0;

@@ -26,6 +26,7 @@
 #include "hv/line/line.h"
 
 #include "hv/base/log.h"
+#include "hv/base/thread.h"
 #include "hv/line/queue.h"
 #include "tmem/tmem.h"
 
@@ -34,7 +35,6 @@
 #include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,7 +44,6 @@
 
 #define QUEUES_DEFAULT	2
 #define ENTRIES_DEFAULT 256
-#define STACK_BYTES	((size_t)128 << 10)
 #define WARN_NS		((uint64_t)60 * 1000000000)
 #define FEATURES                                                               \
 	(LINE_FEATURE_FLUSH_RANGE | LINE_FEATURE_STATS | LINE_FEATURE_BALLOON)
@@ -290,19 +289,10 @@ static void broken(void *arg)
 
 static int control_start(struct line *line)
 {
-	sigset_t all, before;
-	pthread_attr_t attr;
-	int r;
+	int rc = thread_start(&line->control, control_main, line);
 
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	r = pthread_create(&line->control, &attr, control_main, line);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	pthread_attr_destroy(&attr);
-	line->control_runs = !r;
-	return -r;
+	line->control_runs = !rc;
+	return rc;
 }
 
 /* ---- life ---- */

@@ -27,15 +27,14 @@
  */
 #include "hv/line/queue.h"
 
+#include "hv/base/thread.h"
 #include "hv/line/request.h"
 
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
 
-#define STACK_BYTES    ((size_t)128 << 10)
 #define WINDOW_MIN_NS  2000
 #define STORE(at, n)   __atomic_store_n((at), (n), __ATOMIC_SEQ_CST)
 #define LOAD(at)       __atomic_load_n((at), __ATOMIC_SEQ_CST)
@@ -238,24 +237,15 @@ void queue_fini(struct queue *q)
 	pthread_mutex_destroy(&q->lock);
 }
 
-/* Signals are for the VMM's own threads. */
 int queue_start(struct queue *q)
 {
-	sigset_t all, before;
-	pthread_attr_t attr;
-	int r;
+	int rc;
 
 	if (q->running)
 		return 0;
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	r = pthread_create(&q->thread, &attr, queue_main, q);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	pthread_attr_destroy(&attr);
-	q->running = !r;
-	return -r;
+	rc = thread_start(&q->thread, queue_main, q);
+	q->running = !rc;
+	return rc;
 }
 
 void queue_stop(struct queue *q)

@@ -37,16 +37,15 @@
 #include "hv/mm/take.h"
 
 #include "hv/base/log.h"
+#include "hv/base/thread.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #define BATCH		  2 /* the second shows that one is not enough */
-#define STACK_BYTES	  ((size_t)128 << 10)
 #define VAIN_MAX	  4
 #define FULL_MAX	  8
 #define FREQUENT(poll_ns) (4 * (poll_ns))
@@ -432,21 +431,8 @@ static void *fault_loop(void *arg)
 	return NULL;
 }
 
-static int thread_start(struct fault_thread *t, const pthread_attr_t *attr)
-{
-	sigset_t all, was;
-	int r;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &was);
-	r = pthread_create(&t->id, attr, fault_loop, t);
-	pthread_sigmask(SIG_SETMASK, &was, NULL);
-	return -r;
-}
-
 int fault_threads_start(struct mm *mm, unsigned n)
 {
-	pthread_attr_t attr;
 	int rc = 0;
 
 	if (n > FAULT_THREADS_MAX)
@@ -460,21 +446,21 @@ int fault_threads_start(struct mm *mm, unsigned n)
 		close(mm->stop_fd);
 		return -ENOMEM;
 	}
-	memset(mm->fault, 0, n * sizeof(*mm->fault));
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
 	pthread_mutex_lock(&mm->watch_lock);
 	for (unsigned i = 0; i < n && rc == 0; i++) {
-		mm->fault[i].mm = mm;
-		pthread_cond_init(&mm->fault[i].call, NULL);
-		rc = thread_start(&mm->fault[i], &attr);
+		struct fault_thread *t = &mm->fault[i];
+
+		/* Its buffer is memory only once it is used. */
+		memset(t, 0, offsetof(struct fault_thread, page));
+		t->mm = mm;
+		pthread_cond_init(&t->call, NULL);
+		rc = thread_start(&t->id, fault_loop, t);
 		if (rc == 0) {
 			mm->fault_threads++;
 			mm->watching++;
 		}
 	}
 	pthread_mutex_unlock(&mm->watch_lock);
-	pthread_attr_destroy(&attr);
 	if (rc < 0)
 		fault_threads_stop(mm);
 	return rc;
