@@ -24,9 +24,9 @@
 # in silence. A test learns where it runs from TEST_SLOW=1 (emulated: do less,
 # assert no rates) and TEST_SAN=asan|tsan.
 #
-# Jobs run two at a time (guests alone: they are timed), each under timeout(1),
-# which puts it into a process group of its own; that is what is ended on
-# Ctrl-C.
+# Jobs run two at a time (but guests that share memory alone: several of them
+# wait for each other), each under timeout(1), which puts it into a process
+# group of its own; that is what is ended on Ctrl-C.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 unset MAKEFLAGS MAKELEVEL MAKEOVERRIDES
@@ -321,10 +321,15 @@ run_guests() {
 	local all=$slots
 	slots=1
 	for name in "${names[@]}"; do
+		case $name in tmem_*) continue ;; esac
 		job "guest/$name" 300 "$(echo tests/guest/"$name".[ps][yh])"
 	done
 	drain
 	slots=$all
+	for name in "${names[@]}"; do
+		case $name in tmem_*) ;; *) continue ;; esac
+		job "guest/$name" 300 "$(echo tests/guest/"$name".[ps][yh])"
+	done
 }
 
 # Read whole before it runs: an edit meanwhile would be read half.
