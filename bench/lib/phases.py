@@ -9,7 +9,7 @@ from .life import Failed, wait_until
 from .measure import PAGE, Account, census, census_paused
 
 BOOT_SECONDS = 900
-COMPRESSION_SECONDS = 600
+COMPRESSION_SECONDS = 900
 TMEM_UNITS = 40
 REFAULT_PERMILLE_MIN = 2  # the target of design.md: 0.2 % of the working set
 

@@ -140,7 +140,7 @@ static bool may_put(struct mm *mm, uint32_t limit, uint64_t now)
 		return false;
 	}
 	if (rc->rate * 2 < (uint64_t)limit * 10 && now - rc->eased_ns > EASE_NS)
-		trials_set(mm, rc->trial_len_ns * 3 / 4, now);
+		trials_set(mm, rc->trial_len_ns / 2, now);
 	return true;
 }
 
