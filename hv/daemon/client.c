@@ -84,16 +84,6 @@ static uint64_t flush_all(struct call *call, struct vm *only, uint64_t bytes,
 	return bytes - left;
 }
 
-static size_t vm_count(const struct hvd *hvd)
-{
-	const struct vm *vm;
-	size_t n = 0;
-
-	TAILQ_FOREACH (vm, &hvd->vms, entry)
-		n++;
-	return n;
-}
-
 int client_flush(struct call *call)
 {
 	struct vm *only = NULL;
@@ -301,12 +291,11 @@ int client_auth(struct call *call)
 	return call_ask_one(call, vm, &command, call_nothing);
 }
 
-/* dry_pages: what is said under dry_run. */
-static int stream(struct call *call, uint32_t op, bool saving)
+static int stream(struct call *call, uint32_t op)
 {
 	struct wire_command command = {.op = op};
+	bool dry, saving = op == WIRE_CMD_SAVE;
 	struct vm *vm = NULL;
-	bool dry;
 	int rc = client_param(call, &vm, &dry);
 
 	if (rc)
@@ -327,10 +316,10 @@ static int stream(struct call *call, uint32_t op, bool saving)
 
 int client_save(struct call *call)
 {
-	return stream(call, WIRE_CMD_SAVE, true);
+	return stream(call, WIRE_CMD_SAVE);
 }
 
 int client_restore(struct call *call)
 {
-	return stream(call, WIRE_CMD_RESTORE, false);
+	return stream(call, WIRE_CMD_RESTORE);
 }

@@ -170,13 +170,9 @@ static void loss_note(struct hvd *hvd, struct vm *loser, uint64_t loss)
 
 void lend_divide(struct hvd *hvd, uint64_t bytes)
 {
-	struct arbiter_vm *row;
+	struct arbiter_vm *row = calloc(vm_count(hvd) + 1, sizeof(*row));
 	struct vm *vm;
-	size_t n = 1;
 
-	TAILQ_FOREACH (vm, &hvd->vms, entry)
-		n++;
-	row = calloc(n, sizeof(*row));
 	if (!row)
 		return; /* what was lent before still is */
 	divide(hvd, row, bytes);

@@ -18,10 +18,8 @@
 #include "hv/daemon/why.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #define SHARES_MAX 1000000
 #define PARAMS_MAX 9
@@ -93,16 +91,6 @@ static int freeable_call(struct call *call)
 
 /* ---- asking agents --------------------------------------------------------
  */
-
-static size_t vm_count(const struct hvd *hvd)
-{
-	const struct vm *vm;
-	size_t n = 0;
-
-	TAILQ_FOREACH (vm, &hvd->vms, entry)
-		n++;
-	return n;
-}
 
 /* What an agent said, as JSON; its text may be no UTF-8. */
 static json_t *text_pack(const char *text)
@@ -275,7 +263,7 @@ static json_t *wish_value(struct wish *w, size_t i)
 {
 	if (wish_field[i].most == 1)
 		return json_boolean(*wish_at(w, i));
-	return json_integer((json_int_t)min_u64(*wish_at(w, i), INT64_MAX));
+	return report_integer(*wish_at(w, i));
 }
 
 /* agents_out: does any of it concern the agent? */
@@ -355,9 +343,7 @@ static json_t *wish_pack(struct wish *w)
 	size_t i;
 
 	for (i = 0; i < ARRAY_LEN(wish_field); i++)
-		json_array_append_new(
-			list, json_integer((json_int_t)min_u64(*wish_at(w, i),
-							       INT64_MAX)));
+		json_array_append_new(list, report_integer(*wish_at(w, i)));
 	return list;
 }
 

@@ -12,14 +12,14 @@
 #include "hv/daemon/vm.h"
 
 /* An agent may say any number; JSON integers here end at 2^63. */
-static json_t *integer(uint64_t n)
+json_t *report_integer(uint64_t n)
 {
 	return json_integer((json_int_t)min_u64(n, INT64_MAX));
 }
 
 static void set_integer(json_t *object, const char *key, uint64_t n)
 {
-	json_object_set_new(object, key, integer(n));
+	json_object_set_new(object, key, report_integer(n));
 }
 
 static json_t *mm_pack(const struct mm_stats *mm)
@@ -188,9 +188,10 @@ json_t *report_freeable(const struct hvd *hvd)
 		json_array_append_new(
 			list,
 			json_pack("{s:s, s:o, s:o}", "name", vm->name, "bytes",
-				  integer(vm_lent_bytes(vm)), "cold_bytes",
-				  integer(vm_cold_bytes(vm))));
+				  report_integer(vm_lent_bytes(vm)),
+				  "cold_bytes",
+				  report_integer(vm_cold_bytes(vm))));
 	}
-	return json_pack("{s:o, s:o, s:o}", "total_bytes", integer(sum),
-			 "total_cold_bytes", integer(cold), "vms", list);
+	return json_pack("{s:o, s:o, s:o}", "total_bytes", report_integer(sum),
+			 "total_cold_bytes", report_integer(cold), "vms", list);
 }

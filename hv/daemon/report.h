@@ -10,7 +10,8 @@
 struct vm;
 struct trust;
 
-/* New references; NULL: no memory. */
+/* New references; NULL: no memory. integer: at most what JSON's can be. */
+json_t *report_integer(uint64_t n);
 json_t *report_vm(const struct vm *vm);
 json_t *report_host(const struct hvd *hvd);
 json_t *report_domain(const struct trust *trust);

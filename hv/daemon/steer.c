@@ -225,16 +225,13 @@ static uint64_t budget_for_vms(const struct hvd *hvd)
 
 static void targets_divide(struct hvd *hvd)
 {
-	struct arbiter_vm *row;
+	struct arbiter_vm *row = calloc(vm_count(hvd) + 1, sizeof(*row));
 	struct vm *vm;
-	size_t n = 0, i = 0;
+	size_t n, i = 0;
 
-	TAILQ_FOREACH (vm, &hvd->vms, entry)
-		n++;
-	row = calloc(n + 1, sizeof(*row));
 	if (!row)
 		return; /* the targets of before hold */
-	arbiter_fill(hvd, row);
+	n = arbiter_fill(hvd, row);
 	if (arbiter_divide(row, n, budget_for_vms(hvd),
 			   hvd->config.tax_percent))
 		log_debug("reservations exceed what there is");

@@ -33,6 +33,16 @@
 /* What an agent may say its guest has; sums of it stay sums. */
 #define LENT_MAX ((uint64_t)1 << 44)
 
+size_t vm_count(const struct hvd *hvd)
+{
+	const struct vm *vm;
+	size_t n = 0;
+
+	TAILQ_FOREACH (vm, &hvd->vms, entry)
+		n++;
+	return n;
+}
+
 struct vm *vm_find(struct hvd *hvd, const char *name)
 {
 	struct vm *vm;

@@ -87,6 +87,8 @@ void vm_heard(struct vm *vm);
 /* What its agent says; -EPROTO ends the connection. */
 MUST_CHECK int vm_message(struct vm *vm, const struct wire_head *msg);
 
+size_t vm_count(const struct hvd *hvd);
+
 /* Bytes of host memory it occupies alone: private, held, its store, its own
  * tables. */
 uint64_t vm_used_bytes(const struct vm *vm);

@@ -7,6 +7,7 @@
  * what a miss costs is a read of the guest's own disk.
  */
 #include "hv/daemon/why.h"
+#include "hv/daemon/report.h"
 #include "hv/daemon/vm.h"
 
 struct cause {
@@ -14,11 +15,6 @@ struct cause {
 	uint64_t count;
 	double ms;
 };
-
-static json_t *integer(uint64_t n)
-{
-	return json_integer((json_int_t)min_u64(n, INT64_MAX));
-}
 
 static uint64_t risen(uint64_t now, uint64_t before)
 {
@@ -33,7 +29,7 @@ static void causes_append(json_t *list, const struct cause *cause, size_t n)
 				list,
 				json_pack("{s:s, s:o, s:f, s:s}", "cause",
 					  cause->name, "count",
-					  integer(cause->count), "ms",
+					  report_integer(cause->count), "ms",
 					  cause->ms, "remedy", cause->remedy));
 }
 
@@ -121,12 +117,13 @@ static json_t *guest_pack(const struct vm *vm, const struct guest_stats *was)
 	const struct guest_stats *now = &vm->stats.guest;
 
 	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "puts",
-			 integer(RISEN(puts)), "gets", integer(RISEN(gets)),
-			 "gets_missed", integer(RISEN(gets_missed)), "refaults",
-			 integer(RISEN(driver_refaults)), "psi_permille",
-			 integer(now->driver_psi_permille), "taken_bytes",
-			 integer(vm->lend.taken_bytes), "taken_by",
-			 lend_takers_pack(vm));
+			 report_integer(RISEN(puts)), "gets",
+			 report_integer(RISEN(gets)), "gets_missed",
+			 report_integer(RISEN(gets_missed)), "refaults",
+			 report_integer(RISEN(driver_refaults)), "psi_permille",
+			 report_integer(now->driver_psi_permille),
+			 "taken_bytes", report_integer(vm->lend.taken_bytes),
+			 "taken_by", lend_takers_pack(vm));
 }
 
 json_t *why_pack(const struct vm *vm)
@@ -146,13 +143,14 @@ json_t *why_pack(const struct vm *vm)
 	faults = RISEN(faults);
 	guest_ns = risen(vm->stats.guest.driver_wait_ns,
 			 sample->guest.driver_wait_ns);
-	return json_pack(
-		"{s:s, s:f, s:o, s:f, s:f, s:f, s:o, s:o, s:o}", "vm", vm->name,
-		"since_s", (double)age_ns / 1e9, "faults", integer(faults),
-		"faults_per_s", (double)faults / seconds, "wait_ms",
-		(double)faults * (double)now->fault_p50_ns / 1e6,
-		"guest_wait_ms", (double)guest_ns / 1e6, "refault_permille_min",
-		integer(now->refault_permille_min), "guest",
-		guest_pack(vm, &sample->guest), "causes",
-		causes_pack(vm, sample));
+	return json_pack("{s:s, s:f, s:o, s:f, s:f, s:f, s:o, s:o, s:o}", "vm",
+			 vm->name, "since_s", (double)age_ns / 1e9, "faults",
+			 report_integer(faults), "faults_per_s",
+			 (double)faults / seconds, "wait_ms",
+			 (double)faults * (double)now->fault_p50_ns / 1e6,
+			 "guest_wait_ms", (double)guest_ns / 1e6,
+			 "refault_permille_min",
+			 report_integer(now->refault_permille_min), "guest",
+			 guest_pack(vm, &sample->guest), "causes",
+			 causes_pack(vm, sample));
 }
