@@ -114,15 +114,21 @@ static int config_read(void)
 		return config_is == CONFIG_GOOD ? 0 : -EINVAL;
 	log_init("tidepool", LOGL_INFO);
 	name_guess(guess);
+	config_is = CONFIG_BAD;
 	rc = config_load(env_get, guess, &config, why, sizeof(why));
-	if (rc)
+	if (rc) {
 		agent_unmanaged_say("%s", why);
-	else if (config.debug)
+		return rc;
+	}
+	if (config.debug)
 		log_init("tidepool", LOGL_DEBUG);
-	if (!rc)
-		rc = -pthread_atfork(NULL, NULL, child_forget);
-	config_is = rc ? CONFIG_BAD : CONFIG_GOOD;
-	return rc;
+	rc = -pthread_atfork(NULL, NULL, child_forget);
+	if (rc) {
+		agent_unmanaged_say("cannot start: %s", strerror(-rc));
+		return rc;
+	}
+	config_is = CONFIG_GOOD;
+	return 0;
 }
 
 static enum state agent_begin(void)

@@ -371,6 +371,15 @@ static void jobs_answer(struct worker *w)
 /* ---- messages --------------------------------------------------------------
  */
 
+/* What the last target means for the guest's own pages, if it has a line. */
+static void guest_tell(const struct worker *w)
+{
+	guest_lend(w->lent_bytes);
+	guest_balloon(w->target.flags & WIRE_WANT_OFFERS
+			      ? extent_ram_bytes() / PAGE_BYTES / 2
+			      : 0);
+}
+
 static void target(struct worker *w, const struct wire_target *t)
 {
 	const struct mm_target to = {
@@ -380,17 +389,14 @@ static void target(struct worker *w, const struct wire_target *t)
 		.swap = t->flags & WIRE_MAY_SWAP,
 		.refault_permille_min = t->refault_permille_min,
 	};
-	struct wire_target rest = *t;
+	struct wire_target rest = *t, was = w->target;
 
-	w->lent_bytes = t->lent_bytes;
-	guest_lend(w->lent_bytes); /* first: it costs the guest least */
-	guest_balloon(t->flags & WIRE_WANT_OFFERS
-			      ? extent_ram_bytes() / PAGE_BYTES / 2
-			      : 0);
 	rest.lent_bytes = 0;
-	if (!memcmp(&rest, &w->target, sizeof(rest)))
-		return; /* what is lent moves often, and wakes nothing else */
 	w->target = rest;
+	w->lent_bytes = t->lent_bytes;
+	guest_tell(w); /* first: it costs the guest least */
+	if (!memcmp(&rest, &was, sizeof(rest)))
+		return; /* what is lent moves often, and wakes nothing else */
 	mm_target_set(w->mm, &to);
 	share_policy(w->share, t->flags & WIRE_MAY_SHARE,
 		     t->flags & WIRE_BREAK_HUGE, t->scan_ms);
@@ -454,7 +460,7 @@ static void stats_send(struct worker *w)
 	mm_stats(w->mm, &msg.body.mm);
 	share_stats(w->share, &msg.body.mm);
 	mm_store_stats(w->mm, &msg.body.tmem);
-	guest_lend(w->lent_bytes); /* its line may be newer than the target */
+	guest_tell(w); /* its line may be newer than the target */
 	guest_stats(&msg.body.guest, msg.body.pool);
 	msg.body.mm.cpu_ns += host_real.thread_cpu_ns();
 	if (link_send(w->link, &msg.head))
