@@ -9,6 +9,7 @@
 
 #include "guest-drivers/abi/tmem_line.h"
 #include "hv/ctl/qemu_line.h"
+#include "hv/ctl/quote.h"
 #include "hv/ctl/verbs.h"
 
 #include <errno.h>
@@ -49,35 +50,6 @@ _Static_assert(sizeof(((struct attach *)0)->chardev) >
 		       sizeof(CHARDEV) +
 			       2 * sizeof(((struct sockaddr_un *)0)->sun_path),
 	       "a path of commas fits");
-
-void word_print(FILE *out, const char *word)
-{
-	if (*word && !word[strspn(word, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-					"abcdefghijklmnopqrstuvwxyz0123456789"
-					"%+,-./:=@_")]) {
-		fputs(word, out);
-		return;
-	}
-	fputc('\'', out);
-	for (; *word; word++)
-		if (*word == '\'')
-			fputs("'\\''", out);
-		else
-			fputc(*word, out);
-	fputc('\'', out);
-}
-
-void json_print(FILE *out, const char *text)
-{
-	fputc('"', out);
-	for (; *text; text++)
-		if ((unsigned char)*text < 0x20)
-			fprintf(out, "\\u%04x", (unsigned)*text);
-		else
-			fprintf(out, strchr("\"\\", *text) ? "\\%c" : "%c",
-				*text);
-	fputc('"', out);
-}
 
 static void attach_print(const struct ctl *ctl, const struct attach *attach)
 {

@@ -5,8 +5,6 @@
 
 #include "hv/base/types.h"
 
-#include <stdio.h>
-
 #define ATTACH_WORDS 4
 
 struct attach {
@@ -18,9 +16,5 @@ struct attach {
 /* -ENAMETOOLONG: no socket could have this path. */
 MUST_CHECK int attach_make(const char *run_dir, const char *name,
 			   struct attach *out);
-
-/* A word as a shell would need it, and text as a JSON string. */
-void word_print(FILE *out, const char *word);
-void json_print(FILE *out, const char *text);
 
 #endif

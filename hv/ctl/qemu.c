@@ -18,6 +18,7 @@
 #include "hv/ctl/attach.h"
 #include "hv/ctl/elf.h"
 #include "hv/ctl/qemu_line.h"
+#include "hv/ctl/quote.h"
 #include "hv/ctl/size.h"
 #include "hv/ctl/table.h"
 #include "hv/ctl/verbs.h"
