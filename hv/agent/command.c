@@ -172,6 +172,8 @@ static const char *reason(uint32_t op, int rc)
 		       "(its swap); --force destroys them all the same";
 	if (op == WIRE_CMD_AUTH && rc == -ENOSPC)
 		return "it is authorised for as many pools as it can be";
+	if (op == WIRE_CMD_SAVE && rc == -ENOSPC)
+		return "there is no room for the file; save to another disk";
 	return op == WIRE_CMD_RESTORE ? restore_reason(rc) : "";
 }
 

@@ -7,7 +7,8 @@
  * offset, so looking at it tells how far that is, without a message.
  *
  * A file being saved is FILE.part until it is whole, so what is called FILE can
- * be restored. `-` is standard output or input.
+ * be restored. `-` is standard output or input. That name is taken from a file
+ * only: /dev/null would be a file from then on.
  */
 #include "hv/ctl/size.h"
 #include "hv/ctl/table.h"
@@ -188,6 +189,7 @@ static enum ctl_exit save_open(struct ctl *ctl, const char *path, char *part,
 			       int *fd_out)
 {
 	enum ctl_exit exit_code;
+	struct stat st;
 
 	if (is_dash(path)) {
 		if (isatty(STDOUT_FILENO))
@@ -195,6 +197,11 @@ static enum ctl_exit save_open(struct ctl *ctl, const char *path, char *part,
 		*fd_out = STDOUT_FILENO;
 		return CTL_DONE;
 	}
+	if (!stat(path, &st) && !S_ISREG(st.st_mode))
+		return ctl_refuse(ctl,
+				  "%s is no regular file; `-` writes to "
+				  "standard output",
+				  path);
 	exit_code = part_name(ctl, path, part);
 	if (exit_code)
 		return exit_code;

@@ -243,6 +243,20 @@ START_TEST(files_that_cannot_be_opened_ask_nothing)
 }
 END_TEST
 
+START_TEST(save_replaces_nothing_but_files)
+{
+	struct stat st;
+
+	fake_hvd_reply(fake, "save", "{\"pages\":1}");
+	ck_assert_int_eq(mkfifo(file, 0600), 0);
+	ck_assert_int_eq(tmem("save a %F"), CTL_REFUSED);
+	ck_assert_ptr_nonnull(strstr(err_text, "is no regular file; `-`"));
+	ck_assert_int_eq(stat(file, &st), 0);
+	ck_assert(S_ISFIFO(st.st_mode));
+	ck_assert(!is_there(part));
+}
+END_TEST
+
 START_TEST(restore_tells_how_many)
 {
 	char want[128];
@@ -328,6 +342,7 @@ static Suite *suite_make(void)
 			    (int)ARRAY_LEN(senseless));
 	tcase_add_test(tc, what_is_whole_gets_its_name);
 	tcase_add_test(tc, a_save_that_fails_leaves_the_old_file);
+	tcase_add_test(tc, save_replaces_nothing_but_files);
 	tcase_add_test(tc, files_that_cannot_be_opened_ask_nothing);
 	tcase_add_test(tc, restore_tells_how_many);
 	tcase_add_test(tc, list_tells_the_guests_pages_and_pools);
