@@ -132,7 +132,10 @@ static void page_free(u64 index)
 	page_forget(index);
 }
 
-/* While the line is down there is nobody to tell; begin starts this again. */
+/*
+ * While the line is down there is nobody to tell; begin starts this again. Only
+ * while there is a disk: who makes the next one makes its map anew.
+ */
 static void flush_run(struct work_struct *work)
 {
 	u64 at = 0;
@@ -559,6 +562,7 @@ static void disk_remove(void)
 	compat_disk_free(swap.disk);
 	blk_mq_free_tag_set(&swap.tags);
 	swap.disk = NULL;
+	cancel_delayed_work_sync(&swap.flush);
 }
 
 /* ---- the line comes and goes ----------------------------------------------
@@ -580,7 +584,8 @@ static int swap_begin(u32 epoch)
 	WRITE_ONCE(swap.where, (u64)epoch << 32 | (u32)pool);
 	if (lost)
 		pr_warn("%ld swapped pages went with the line\n", lost);
-	schedule_delayed_work(&swap.flush, 0);
+	if (swap.disk)
+		schedule_delayed_work(&swap.flush, 0);
 	return disk_fit();
 }
 
@@ -628,6 +633,5 @@ void tm_swap_exit(void)
 {
 	tm_line_user_remove(&swap_user);
 	disk_remove();
-	cancel_delayed_work_sync(&swap.flush);
 	pagemap_fini(&swap.map);
 }
