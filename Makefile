@@ -75,6 +75,8 @@ help:
 	@echo "                  (GUESTS=n RAM=MiB TMEM=0; results:"
 	@echo "                  build/run/summary.json)"
 	@echo "make check        every test; the last line counts them"
+	@echo "                  (KERNELS='6.1 6.12': other host kernels to run"
+	@echo "                  on, 6.1 alone by default; see tests/check.sh)"
 	@echo "make bench        measurements side by side with their rivals"
 	@echo "                  (B=name for one, FULL=1; build/bench/report.html)"
 	@echo "make fuzz         fuzz each parser for FUZZ_SECONDS (default 20)"

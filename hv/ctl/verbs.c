@@ -44,6 +44,7 @@ static const struct verb hv_verbs[] = {
 	 "qemu -- qemu-system-x86_64 -m 2G -drive file=a.qcow2\n"
 	 "qemu --name desk1 --domain desks --limit 1G -- qemu-system-x86_64 "
 	 "...\n"
+	 "qemu --tmem 2G -- qemu-system-x86_64 -m 2G ...\n"
 	 "qemu --dry-run -- qemu-system-x86_64 -m 2G",
 	 BIT(OPT_HELP) | BIT(OPT_JSON) | BIT(OPT_DRY_RUN) | BIT(OPT_NAME) |
 		 BIT(OPT_DOMAIN) | BIT(OPT_RESERVATION) | BIT(OPT_LIMIT) |
