@@ -74,6 +74,12 @@ static void qmp_accept(struct qmp *q)
 	qmp_say(q, "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n");
 }
 
+static void qmp_close(struct qmp *q)
+{
+	close(q->fd);
+	close(q->listener);
+}
+
 static json_t *qmp_request(struct qmp *q)
 {
 	struct pollfd pfd = {.fd = q->fd, .events = POLLIN};
@@ -152,16 +158,29 @@ static double qmp_until_moved(struct qmp *q, double available)
 	return value;
 }
 
-START_TEST(the_balloon_takes_and_gives_back)
+/* A VM whose QEMU has yet to accept hvd. */
+static void set_up(struct qmp *q)
 {
-	struct qmp q;
-
 	daemon_start(&d, NULL, NULL);
-	qmp_listen(&q);
+	qmp_listen(q);
 	peer_open(&a, &d);
 	snprintf(a.qmp, sizeof(a.qmp), "%s/qmp.sock", d.dir);
 	peer_hello(&a, "a", "lab", false);
 	ck_assert_ptr_nonnull(peer_hear(&a, WIRE_WELCOME));
+}
+
+static void tear_down(struct qmp *q)
+{
+	qmp_close(q);
+	peer_kill(&a);
+	daemon_stop(&d);
+}
+
+START_TEST(the_balloon_takes_and_gives_back)
+{
+	struct qmp q;
+
+	set_up(&q);
 	stats_send(&a, 400 * MIB / 4096, 200 * MIB / 4096);
 	daemon_await(&d, LIST, "vms.0.mm.private_pages", 102400);
 	pressure_set("soft");
@@ -178,10 +197,7 @@ START_TEST(the_balloon_takes_and_gives_back)
 	pressure_set("high");
 	ck_assert_double_eq_tol(qmp_until_moved(&q, (double)(100 * MIB)),
 				(double)(400 * MIB), 1);
-	close(q.fd);
-	close(q.listener);
-	peer_kill(&a);
-	daemon_stop(&d);
+	tear_down(&q);
 }
 END_TEST
 
@@ -197,12 +213,7 @@ START_TEST(the_balloon_moves_with_the_pressure)
 	struct qmp q;
 	int i;
 
-	daemon_start(&d, NULL, NULL);
-	qmp_listen(&q);
-	peer_open(&a, &d);
-	snprintf(a.qmp, sizeof(a.qmp), "%s/qmp.sock", d.dir);
-	peer_hello(&a, "a", "lab", false);
-	ck_assert_ptr_nonnull(peer_hear(&a, WIRE_WELCOME));
+	set_up(&q);
 	stats_send(&a, 400 * MIB / 4096, 200 * MIB / 4096);
 	daemon_await(&d, LIST, "vms.0.mm.private_pages", 102400);
 	pressure_set("soft");
@@ -212,10 +223,7 @@ START_TEST(the_balloon_moves_with_the_pressure)
 		pressure_moves("high", &q);
 		pressure_moves("soft", &q);
 	}
-	close(q.fd);
-	close(q.listener);
-	peer_kill(&a);
-	daemon_stop(&d);
+	tear_down(&q);
 }
 END_TEST
 
@@ -225,12 +233,7 @@ START_TEST(the_balloon_takes_what_a_guest_offers)
 					  .private_pages = 400 * MIB / 4096}};
 	struct qmp q;
 
-	daemon_start(&d, NULL, NULL);
-	qmp_listen(&q);
-	peer_open(&a, &d);
-	snprintf(a.qmp, sizeof(a.qmp), "%s/qmp.sock", d.dir);
-	peer_hello(&a, "a", "lab", false);
-	ck_assert_ptr_nonnull(peer_hear(&a, WIRE_WELCOME));
+	set_up(&q);
 	stats.guest.lines = stats.guest.drivers = 1;
 	stats.guest.driver_offer_pages = 20 * MIB / 4096;
 	peer_send(&a, WIRE_STATS, &stats, sizeof(stats));
@@ -247,10 +250,7 @@ START_TEST(the_balloon_takes_what_a_guest_offers)
 	pressure_set("high");
 	ck_assert_double_eq_tol(qmp_until_moved(&q, (double)(300 * MIB)),
 				(double)(400 * MIB), 1);
-	close(q.fd);
-	close(q.listener);
-	peer_kill(&a);
-	daemon_stop(&d);
+	tear_down(&q);
 }
 END_TEST
 
@@ -261,18 +261,12 @@ START_TEST(a_mad_qmp_server_is_left_alone)
 		"{\"QMP\":{}}\n{\"return\":{}}\n{\"return\":7}\n"};
 	struct qmp q;
 
-	daemon_start(&d, NULL, NULL);
-	qmp_listen(&q);
-	peer_open(&a, &d);
-	snprintf(a.qmp, sizeof(a.qmp), "%s/qmp.sock", d.dir);
-	peer_hello(&a, "a", "lab", false);
-	ck_assert_ptr_nonnull(peer_hear(&a, WIRE_WELCOME));
+	set_up(&q);
 	stats_send(&a, 1000, 0);
 	q.fd = accept(q.listener, NULL, NULL);
 	qmp_say(&q, mad[_i]);
 	poll(NULL, 0, 200);
-	close(q.fd);
-	close(q.listener);
+	qmp_close(&q);
 	poll(NULL, 0, 200);
 	ck_assert_int_eq(daemon_number(&d, HOST, "vms"), 1);
 	peer_kill(&a);
