@@ -186,6 +186,14 @@ static void stream_read_line(int fd, char **line_out)
 	*line_out = line;
 }
 
+int daemon_connect(const struct daemon *d)
+{
+	int fd = unix_connect(d, "control.sock", SOCK_STREAM);
+
+	ck_assert_int_ge(fd, 0);
+	return fd;
+}
+
 json_t *daemon_call(struct daemon *d, const char *request, char errno_out[32])
 {
 	struct timeval tv = {.tv_sec = patience() / 1000};
@@ -193,8 +201,7 @@ json_t *daemon_call(struct daemon *d, const char *request, char errno_out[32])
 	char *line;
 	int fd;
 
-	fd = unix_connect(d, "control.sock", SOCK_STREAM);
-	ck_assert_int_ge(fd, 0);
+	fd = daemon_connect(d);
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
 	ck_assert_int_eq(send(fd, request, strlen(request), MSG_NOSIGNAL),
 			 (ssize_t)strlen(request));
@@ -214,6 +221,44 @@ json_t *daemon_call(struct daemon *d, const char *request, char errno_out[32])
 			       : "");
 	json_decref(answer);
 	return result;
+}
+
+void daemon_refuses(struct daemon *d, const char *request, const char *error)
+{
+	char got[32];
+	json_t *result = daemon_call(d, request, got);
+
+	ck_assert_ptr_null(result);
+	ck_assert_msg(!strcmp(got, error), "%s: %s, not %s", request, got,
+		      error);
+}
+
+pid_t daemon_call_begin(struct daemon *d, const char *request,
+			const char *expect)
+{
+	pid_t pid = fork();
+	char got[32], *text;
+	json_t *result;
+
+	ck_assert_int_ge(pid, 0);
+	if (pid)
+		return pid;
+	result = daemon_call(d, request, got);
+	text = result ? json_dumps(result, JSON_COMPACT | JSON_SORT_KEYS) : got;
+	if (strcmp(text, expect) != 0) {
+		fprintf(stderr, "%s: %s, not %s\n", request, text, expect);
+		_exit(1);
+	}
+	_exit(0);
+}
+
+void daemon_call_end(pid_t call)
+{
+	int status;
+
+	ck_assert_int_eq(waitpid(call, &status, 0), call);
+	ck_assert_msg(WIFEXITED(status) && !WEXITSTATUS(status),
+		      "the call's answer was another");
 }
 
 int64_t daemon_number(struct daemon *d, const char *request, const char *path)
@@ -499,6 +544,35 @@ const struct wire_head *peer_hear(struct peer *p, unsigned type)
 			      type);
 	} while (head && head->type != type);
 	return head;
+}
+
+struct wire_command peer_command(struct peer *p)
+{
+	const struct wire_head *head = peer_hear(p, WIRE_COMMAND);
+	struct wire_command command;
+
+	ck_assert_ptr_nonnull(head);
+	memcpy(&command, head + 1, sizeof(command));
+	return command;
+}
+
+struct wire_target peer_target(struct peer *p)
+{
+	const struct wire_head *head = peer_hear(p, WIRE_TARGET);
+	struct wire_target target;
+
+	ck_assert_ptr_nonnull(head);
+	memcpy(&target, head + 1, sizeof(target));
+	return target;
+}
+
+void peer_answer(struct peer *p, uint64_t id, int rc, int64_t value,
+		 const char *text)
+{
+	struct wire_result result = {.id = id, .rc = rc, .value = value};
+
+	snprintf(result.text, sizeof(result.text), "%s", text);
+	peer_send(p, WIRE_RESULT, &result, sizeof(result));
 }
 
 void peer_hears_not(struct peer *p, unsigned type, int ms)

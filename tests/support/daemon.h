@@ -45,6 +45,18 @@ bool daemon_log_has(const struct daemon *d, const char *text);
 
 /* One call over the control socket; the result, or NULL with *errno_out. */
 json_t *daemon_call(struct daemon *d, const char *request, char errno_out[32]);
+/* The call fails with this errno. */
+void daemon_refuses(struct daemon *d, const char *request, const char *error);
+/*
+ * For a call that waits for an agent, which the test plays: a child makes it.
+ * expect: its result as compact JSON with sorted keys, or its errno.
+ */
+pid_t daemon_call_begin(struct daemon *d, const char *request,
+			const char *expect);
+/* Waits for the child: the answer was that. */
+void daemon_call_end(pid_t call);
+/* A connection to the control socket. */
+int daemon_connect(const struct daemon *d);
 /* A number of the result, named by a path such as "vms.0.mm.scans". */
 int64_t daemon_number(struct daemon *d, const char *request, const char *path);
 /* Waits until it is so; fails after 10 s. */
@@ -68,6 +80,12 @@ void peer_join(struct peer *p, const struct daemon *d, const char *name,
  * connection was closed.
  */
 const struct wire_head *peer_hear(struct peer *p, unsigned type);
+/* The next message of the type, which has to come. */
+struct wire_command peer_command(struct peer *p);
+struct wire_target peer_target(struct peer *p);
+/* The answer to the command of this id. */
+void peer_answer(struct peer *p, uint64_t id, int rc, int64_t value,
+		 const char *text);
 /* Nothing of this type comes for so long. */
 void peer_hears_not(struct peer *p, unsigned type, int ms);
 bool peer_is_closed(struct peer *p); /* waits for it, up to 10 s */

@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -58,61 +57,6 @@ static void tear_down(void)
 {
 	peer_kill(&a);
 	daemon_stop(&d);
-}
-
-static void error_is(const char *request, const char *name)
-{
-	char got[32];
-	json_t *result = daemon_call(&d, request, got);
-
-	ck_assert_ptr_null(result);
-	ck_assert_msg(!strcmp(got, name), "%s: %s, not %s", request, got, name);
-}
-
-static struct wire_command command_of(struct peer *p)
-{
-	const struct wire_head *head = peer_hear(p, WIRE_COMMAND);
-	struct wire_command command;
-
-	ck_assert_ptr_nonnull(head);
-	memcpy(&command, head + 1, sizeof(command));
-	return command;
-}
-
-static void result_send(struct peer *p, uint64_t id, int rc, int64_t value)
-{
-	struct wire_result result = {.id = id, .rc = rc, .value = value};
-
-	snprintf(result.text, sizeof(result.text), "%s", rc ? "because" : "ok");
-	peer_send(p, WIRE_RESULT, &result, sizeof(result));
-}
-
-/* In a child: it waits for the agent, which is us. */
-static pid_t call_begin(const char *request, const char *expect)
-{
-	pid_t pid = fork();
-	char got[32], *text;
-	json_t *result;
-
-	ck_assert_int_ge(pid, 0);
-	if (pid)
-		return pid;
-	result = daemon_call(&d, request, got);
-	text = result ? json_dumps(result, JSON_COMPACT | JSON_SORT_KEYS) : got;
-	if (strcmp(text, expect) != 0) {
-		fprintf(stderr, "%s: %s, not %s\n", request, text, expect);
-		_exit(1);
-	}
-	_exit(0);
-}
-
-static void call_end(pid_t pid)
-{
-	int status;
-
-	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-	ck_assert_msg(WIFEXITED(status) && !WEXITSTATUS(status),
-		      "the call's answer was another");
 }
 
 /* ---- what the agent hears ------------------------------------------------
@@ -172,12 +116,12 @@ START_TEST(each_method_is_one_command)
 	pid_t pid;
 
 	set_up();
-	pid = call_begin(calls[_i].request, calls[_i].answer);
-	got = command_of(&a);
+	pid = daemon_call_begin(&d, calls[_i].request, calls[_i].answer);
+	got = peer_command(&a);
 	want.id = got.id;
 	ck_assert_mem_eq(&got, &want, sizeof(got));
-	result_send(&a, got.id, calls[_i].rc, calls[_i].value);
-	call_end(pid);
+	peer_answer(&a, got.id, calls[_i].rc, calls[_i].value, "told");
+	daemon_call_end(pid);
 	tear_down();
 }
 END_TEST
@@ -228,13 +172,13 @@ START_TEST(bad_calls_are_refused)
 
 	set_up();
 	for (i = 0; i < ARRAY_LEN(bad); i++)
-		error_is(bad[i].request, bad[i].error);
+		daemon_refuses(&d, bad[i].request, bad[i].error);
 	peer_hears_not(&a, WIRE_COMMAND, 100);
 	/* A VM without the device: its store is its RAM, and left alone. */
 	peer_send(&a, WIRE_STATS, &none, sizeof(none));
 	daemon_await(&d, LIST, "vms.0.guest.lines", 0);
-	error_is(calls[3].request, "ENXIO");
-	error_is(calls[0].request, "ENXIO");
+	daemon_refuses(&d, calls[3].request, "ENXIO");
+	daemon_refuses(&d, calls[0].request, "ENXIO");
 	tear_down();
 }
 END_TEST
@@ -307,15 +251,15 @@ START_TEST(the_callers_file_is_passed_on)
 	ck_assert_int_eq(pipe2(end, O_CLOEXEC), 0);
 	pid = save_begin(end[1], 0);
 	close(end[1]);
-	command = command_of(&a);
+	command = peer_command(&a);
 	ck_assert_uint_eq(command.op, WIRE_CMD_SAVE);
 	ck_assert_int_ge(a.file_fd, 0);
 	/* While it is written, others are served. */
 	ck_assert_int_eq(daemon_number(&d, HOST, "vms"), 1);
 	ck_assert_int_eq(write(a.file_fd, "stream", 6), 6);
 	close(a.file_fd);
-	result_send(&a, command.id, 0, 7);
-	call_end(pid);
+	peer_answer(&a, command.id, 0, 7, "ok");
+	daemon_call_end(pid);
 	ck_assert_int_eq(read(end[0], text, sizeof(text)), 6);
 	ck_assert_str_eq(text, "stream");
 	/* Nobody else holds it: hvd has let go of it, too. */
@@ -333,27 +277,15 @@ START_TEST(a_vm_that_dies_while_saved_ends_the_call)
 	set_up();
 	ck_assert_int_eq(pipe2(end, O_CLOEXEC), 0);
 	pid = save_begin(end[1], -ENOTCONN);
-	(void)command_of(&a);
+	(void)peer_command(&a);
 	close(a.file_fd);
 	peer_kill(&a);
-	call_end(pid);
+	daemon_call_end(pid);
 	close(end[0]);
 	close(end[1]);
 	daemon_stop(&d);
 }
 END_TEST
-
-static int control_connect(void)
-{
-	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/control.sock",
-		 d.dir);
-	ck_assert_int_eq(connect(fd, (struct sockaddr *)&addr, sizeof(addr)),
-			 0);
-	return fd;
-}
 
 /* n descriptors, all of the same file. */
 static void text_send(int sock, const char *text, int fd, size_t n)
@@ -388,7 +320,7 @@ START_TEST(descriptors_nobody_asked_for_are_closed)
 	set_up();
 	for (i = 0; i < ARRAY_LEN(count); i++) {
 		ck_assert_int_eq(pipe2(end, O_CLOEXEC), 0);
-		sock = control_connect();
+		sock = daemon_connect(&d);
 		text_send(sock, "{\"method\":", end[1], count[i]);
 		if (count[i] == 1) {
 			/* One may wait; a second may not. */
@@ -403,7 +335,7 @@ START_TEST(descriptors_nobody_asked_for_are_closed)
 	}
 	/* One that no request wanted goes with its connection. */
 	ck_assert_int_eq(pipe2(end, O_CLOEXEC), 0);
-	sock = control_connect();
+	sock = daemon_connect(&d);
 	text_send(sock, HOST "\n", end[1], 1);
 	close(end[1]);
 	ck_assert_int_gt(recv(sock, text, sizeof(text), 0), 0);
@@ -420,12 +352,9 @@ END_TEST
 static struct wire_target target_lent(struct peer *p, bool something)
 {
 	struct wire_target target;
-	const struct wire_head *head;
 
 	do {
-		head = peer_hear(p, WIRE_TARGET);
-		ck_assert_ptr_nonnull(head);
-		memcpy(&target, head + 1, sizeof(target));
+		target = peer_target(p);
 	} while (!target.lent_bytes == something);
 	return target;
 }
@@ -454,10 +383,10 @@ static void weight_set(const char *vm, unsigned weight, struct peer *p)
 			 vm, weight);
 		_exit(!daemon_call(&d, request, NULL));
 	}
-	command = command_of(p);
+	command = peer_command(p);
 	ck_assert_uint_eq(command.weight, weight);
-	result_send(p, command.id, 0, 0);
-	call_end(pid);
+	peer_answer(p, command.id, 0, 0, "ok");
+	daemon_call_end(pid);
 }
 
 /* What is left of 1 GiB above the minimum, in the relation of the weights. */

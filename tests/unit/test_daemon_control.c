@@ -37,15 +37,6 @@ static void stop_one(void)
 	daemon_stop(&d);
 }
 
-static void error_is(const char *request, const char *name)
-{
-	char got[32];
-	json_t *result = daemon_call(&d, request, got);
-
-	ck_assert_ptr_null(result);
-	ck_assert_str_eq(got, name);
-}
-
 static void succeeds(const char *request)
 {
 	char got[32];
@@ -74,72 +65,15 @@ static void stats_send(struct peer *p, uint64_t pages, uint64_t cold)
 	peer_send(p, WIRE_STATS, &stats, sizeof(stats));
 }
 
-static struct wire_target target_of(struct peer *p)
-{
-	const struct wire_head *head = peer_hear(p, WIRE_TARGET);
-	struct wire_target target;
-
-	ck_assert_ptr_nonnull(head);
-	memcpy(&target, head + 1, sizeof(target));
-	return target;
-}
-
 /* The next target of this pressure. */
 static struct wire_target target_under(struct peer *p, uint32_t pressure)
 {
 	struct wire_target target;
 
 	do {
-		target = target_of(p);
+		target = peer_target(p);
 	} while (target.pressure != pressure);
 	return target;
-}
-
-static struct wire_command command_of(struct peer *p)
-{
-	const struct wire_head *head = peer_hear(p, WIRE_COMMAND);
-	struct wire_command command;
-
-	ck_assert_ptr_nonnull(head);
-	memcpy(&command, head + 1, sizeof(command));
-	return command;
-}
-
-static void result_send(struct peer *p, uint64_t id, int rc, int64_t value,
-			const char *text)
-{
-	struct wire_result result = {.id = id, .rc = rc, .value = value};
-
-	snprintf(result.text, sizeof(result.text), "%s", text);
-	peer_send(p, WIRE_RESULT, &result, sizeof(result));
-}
-
-/* A call that needs the agent's answer: made by a child meanwhile. */
-static pid_t call_begin(const char *request, const char *expect)
-{
-	pid_t pid = fork();
-	char got[32], *text;
-	json_t *result;
-
-	ck_assert_int_ge(pid, 0);
-	if (pid)
-		return pid;
-	result = daemon_call(&d, request, got);
-	text = result ? json_dumps(result, JSON_COMPACT | JSON_SORT_KEYS) : got;
-	if (strcmp(text, expect) != 0) {
-		fprintf(stderr, "%s: %s, not %s\n", request, text, expect);
-		_exit(1);
-	}
-	_exit(0);
-}
-
-static void call_end(pid_t pid)
-{
-	int status;
-
-	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-	ck_assert_msg(WIFEXITED(status) && !WEXITSTATUS(status),
-		      "the call's answer was another");
 }
 
 /* ---- looking --------------------------------------------------------------
@@ -198,7 +132,8 @@ START_TEST(why_names_causes)
 	daemon_await(&d, why, "faults", 30);
 	ck_assert_int_eq(daemon_number(&d, why, "causes.0.count"), 20);
 	ck_assert_int_eq(daemon_number(&d, why, "causes.1.count"), -1);
-	error_is("{\"method\":\"why\",\"params\":{\"vm\":\"b\"}}", "ENOENT");
+	daemon_refuses(&d, "{\"method\":\"why\",\"params\":{\"vm\":\"b\"}}",
+		       "ENOENT");
 	stop_one();
 }
 END_TEST
@@ -248,23 +183,11 @@ START_TEST(bad_calls_are_refused)
 
 	start_one();
 	for (i = 0; i < ARRAY_LEN(bad); i++)
-		error_is(bad[i].request, bad[i].error);
+		daemon_refuses(&d, bad[i].request, bad[i].error);
 	ck_assert_int_eq(daemon_number(&d, LIST, "vms.0.shares"), 1000);
 	stop_one();
 }
 END_TEST
-
-static int control_connect(void)
-{
-	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/control.sock",
-		 d.dir);
-	ck_assert_int_eq(connect(fd, (struct sockaddr *)&addr, sizeof(addr)),
-			 0);
-	return fd;
-}
 
 START_TEST(a_line_without_end_ends_the_connection)
 {
@@ -275,7 +198,7 @@ START_TEST(a_line_without_end_ends_the_connection)
 
 	daemon_start(&d, NULL, NULL);
 	memset(junk, 'x', 70000);
-	fd = control_connect();
+	fd = daemon_connect(&d);
 	if (send(fd, junk, 70000, MSG_NOSIGNAL) < 0)
 		ck_assert_int_eq(errno, EPIPE);
 	while ((got = recv(fd, answer + n, sizeof(answer) - 1 - n, 0)) > 0)
@@ -299,7 +222,7 @@ START_TEST(calls_may_be_cut_and_joined_anyhow)
 	int fd;
 
 	daemon_start(&d, NULL, NULL);
-	fd = control_connect();
+	fd = daemon_connect(&d);
 	for (i = 0; i < strlen(text); i++)
 		ck_assert_int_eq(send(fd, text + i, 1, MSG_NOSIGNAL), 1);
 	ck_assert_int_gt(send(fd, text, strlen(text), MSG_NOSIGNAL), 0);
@@ -350,7 +273,7 @@ START_TEST(pressure_reaches_agents)
 
 	start_one();
 	stats_send(&a, 100000, 20000);
-	t = target_of(&a);
+	t = peer_target(&a);
 	ck_assert_uint_eq(t.flags & WIRE_MAY_SHARE, WIRE_MAY_SHARE);
 	ck_assert_uint_eq(t.refault_permille_min, 2);
 	ck_assert_uint_eq(t.resident_bytes, 0);
@@ -362,15 +285,15 @@ START_TEST(pressure_reaches_agents)
 	ck_assert_uint_eq(t.flags & WIRE_MAY_COMPRESS, WIRE_MAY_COMPRESS);
 	ck_assert_uint_eq(t.flags & WIRE_MAY_SWAP, 0); /* not configured */
 	while (!t.resident_bytes || t.resident_bytes > 81000 * 4096ULL)
-		t = target_of(&a); /* its stats came later */
+		t = peer_target(&a); /* its stats came later */
 	/* The cold fifth is what it is asked for. */
 	ck_assert_uint_ge(t.resident_bytes, 79000 * 4096ULL);
 	ck_assert_uint_eq(t.store_bytes, 100000 * 4096ULL / 100 * 50);
 	ck_assert_int_eq(daemon_number(&d, HOST, "pressure_forced"), 1);
 	succeeds("{\"method\":\"pressure\",\"params\":{\"state\":\"auto\"}}");
-	t = target_of(&a);
+	t = peer_target(&a);
 	while (t.pressure == 3)
-		t = target_of(&a);
+		t = peer_target(&a);
 	ck_assert_uint_eq(t.flags & WIRE_MAY_COMPRESS, 0);
 	stop_one();
 }
@@ -409,7 +332,7 @@ START_TEST(limits_hold_without_pressure)
 		 "\"limit_bytes\":104857600,\"reservation_bytes\":4096,"
 		 "\"shares\":5}}");
 	do {
-		t = target_of(&a);
+		t = peer_target(&a);
 	} while (!t.resident_bytes);
 	ck_assert_uint_eq(t.resident_bytes, 100 * MIB);
 	ck_assert_uint_eq(t.flags & WIRE_MAY_COMPRESS, WIRE_MAY_COMPRESS);
@@ -435,22 +358,24 @@ START_TEST(set_of_the_store_asks_the_agent)
 	pid_t call;
 
 	start_one();
-	call = call_begin(set, "{\"changed\":{\"compress\":[true,false],"
-			       "\"weight\":[1000,7]}}");
-	c = command_of(&a);
+	call = daemon_call_begin(&d, set,
+				 "{\"changed\":{\"compress\":[true,false],"
+				 "\"weight\":[1000,7]}}");
+	c = peer_command(&a);
 	ck_assert_uint_eq(c.op, WIRE_CMD_TMEM_SET);
 	ck_assert_uint_eq(c.weight, 7);
 	ck_assert_uint_eq(c.compress, 0);
-	result_send(&a, c.id, 0, 0, "");
-	call_end(call);
+	peer_answer(&a, c.id, 0, 0, "");
+	daemon_call_end(call);
 	ck_assert_int_eq(daemon_number(&d, LIST, "vms.0.weight"), 7);
 	/* Refused by the agent: nothing is changed here either. */
-	call = call_begin("{\"method\":\"set\",\"params\":{\"vm\":\"a\","
-			  "\"weight\":8}}",
-			  "ENOSYS");
-	c = command_of(&a);
-	result_send(&a, c.id, -ENOSYS, 0, "no store");
-	call_end(call);
+	call = daemon_call_begin(&d,
+				 "{\"method\":\"set\",\"params\":{\"vm\":\"a\","
+				 "\"weight\":8}}",
+				 "ENOSYS");
+	c = peer_command(&a);
+	peer_answer(&a, c.id, -ENOSYS, 0, "no store");
+	daemon_call_end(call);
 	ck_assert_int_eq(daemon_number(&d, LIST, "vms.0.weight"), 7);
 	stop_one();
 }
@@ -464,45 +389,50 @@ START_TEST(commands_come_back)
 	start_one();
 	stats_send(&a, 1000, 0);
 	daemon_await(&d, LIST, "vms.0.mm.ram_pages", 1000);
-	call = call_begin("{\"method\":\"check\"}",
-			  "{\"ok\":true,\"vms\":[{\"name\":\"a\",\"ok\":true,"
-			  "\"text\":\"fine\"}]}");
-	c = command_of(&a);
+	call = daemon_call_begin(
+		&d, "{\"method\":\"check\"}",
+		"{\"ok\":true,\"vms\":[{\"name\":\"a\",\"ok\":true,"
+		"\"text\":\"fine\"}]}");
+	c = peer_command(&a);
 	ck_assert_uint_eq(c.op, WIRE_CMD_CHECK);
-	result_send(&a, c.id, 0, 0, "fine");
-	call_end(call);
-	call = call_begin("{\"method\":\"check\",\"params\":{\"vm\":\"a\"}}",
-			  "{\"ok\":false,\"vms\":[{\"name\":\"a\",\"ok\":false,"
-			  "\"text\":\"page 7\"}]}");
-	result_send(&a, command_of(&a).id, -EUCLEAN, 0, "page 7");
-	call_end(call);
-	call = call_begin("{\"method\":\"flush\",\"params\":{\"bytes\":4096}}",
-			  "{\"flushed_bytes\":4000}");
-	c = command_of(&a);
+	peer_answer(&a, c.id, 0, 0, "fine");
+	daemon_call_end(call);
+	call = daemon_call_begin(
+		&d, "{\"method\":\"check\",\"params\":{\"vm\":\"a\"}}",
+		"{\"ok\":false,\"vms\":[{\"name\":\"a\",\"ok\":false,"
+		"\"text\":\"page 7\"}]}");
+	peer_answer(&a, peer_command(&a).id, -EUCLEAN, 0, "page 7");
+	daemon_call_end(call);
+	call = daemon_call_begin(
+		&d, "{\"method\":\"flush\",\"params\":{\"bytes\":4096}}",
+		"{\"flushed_bytes\":4000}");
+	c = peer_command(&a);
 	ck_assert_uint_eq(c.op, WIRE_CMD_FLUSH);
 	ck_assert_uint_eq(c.arg, 4096);
-	result_send(&a, c.id, 0, 4000, "");
-	call_end(call);
+	peer_answer(&a, c.id, 0, 4000, "");
+	daemon_call_end(call);
 	/* No more than it has lent. */
-	call = call_begin("{\"method\":\"flush\",\"params\":{\"bytes\":"
-			  "99999999,\"vm\":\"a\",\"dry_run\":true}}",
-			  "{\"flushed_bytes\":204800}");
-	call_end(call);
-	call = call_begin("{\"method\":\"unshare\",\"params\":{\"vm\":\"a\"}}",
-			  "{}");
-	c = command_of(&a);
+	call = daemon_call_begin(&d,
+				 "{\"method\":\"flush\",\"params\":{\"bytes\":"
+				 "99999999,\"vm\":\"a\",\"dry_run\":true}}",
+				 "{\"flushed_bytes\":204800}");
+	daemon_call_end(call);
+	call = daemon_call_begin(
+		&d, "{\"method\":\"unshare\",\"params\":{\"vm\":\"a\"}}", "{}");
+	c = peer_command(&a);
 	ck_assert_uint_eq(c.op, WIRE_CMD_UNSHARE);
-	result_send(&a, c.id, 0, 0, "");
-	call_end(call);
-	call = call_begin("{\"method\":\"unmanage\",\"params\":{\"vm\":"
-			  "\"a\"}}",
-			  "{}");
-	c = command_of(&a);
+	peer_answer(&a, c.id, 0, 0, "");
+	daemon_call_end(call);
+	call = daemon_call_begin(&d,
+				 "{\"method\":\"unmanage\",\"params\":{\"vm\":"
+				 "\"a\"}}",
+				 "{}");
+	c = peer_command(&a);
 	ck_assert_uint_eq(c.op, WIRE_CMD_UNMANAGE);
-	result_send(&a, c.id, 0, 0, "");
-	call_end(call);
-	error_is("{\"method\":\"unshare\",\"params\":{\"vm\":\"a\"}}",
-		 "ENOTCONN");
+	peer_answer(&a, c.id, 0, 0, "");
+	daemon_call_end(call);
+	daemon_refuses(&d, "{\"method\":\"unshare\",\"params\":{\"vm\":\"a\"}}",
+		       "ENOTCONN");
 	stop_one();
 }
 END_TEST
@@ -512,16 +442,17 @@ START_TEST(a_vm_that_goes_ends_its_calls)
 	pid_t call;
 
 	start_one();
-	call = call_begin("{\"method\":\"unshare\",\"params\":{\"vm\":\"a\"}}",
-			  "ENOTCONN");
-	command_of(&a);
+	call = daemon_call_begin(
+		&d, "{\"method\":\"unshare\",\"params\":{\"vm\":\"a\"}}",
+		"ENOTCONN");
+	peer_command(&a);
 	peer_kill(&a);
-	call_end(call);
+	daemon_call_end(call);
 	/* And a caller that goes leaves nothing behind. */
 	peer_join(&a, &d, "a", "lab");
-	call = call_begin("{\"method\":\"unshare\",\"params\":{\"vm\":\"a\"}}",
-			  "");
-	command_of(&a);
+	call = daemon_call_begin(
+		&d, "{\"method\":\"unshare\",\"params\":{\"vm\":\"a\"}}", "");
+	peer_command(&a);
 	kill(call, SIGKILL);
 	waitpid(call, NULL, 0);
 	ck_assert_int_eq(daemon_number(&d, HOST, "vms"), 1);
