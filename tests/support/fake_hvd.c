@@ -5,6 +5,7 @@
  */
 #include "tests/support/fake_hvd.h"
 
+#include <check.h>
 #include <jansson.h>
 #include <poll.h>
 #include <pthread.h>
@@ -249,14 +250,15 @@ void fake_hvd_restart(struct fake_hvd *fake)
 	}
 }
 
-char *fake_hvd_params(struct fake_hvd *fake)
+void fake_hvd_heard(struct fake_hvd *fake, const char *params)
 {
 	char *text;
 
 	pthread_mutex_lock(&fake->lock);
 	text = json_dumps(fake->params, JSON_COMPACT | JSON_SORT_KEYS);
 	pthread_mutex_unlock(&fake->lock);
-	return text;
+	ck_assert_str_eq(text, params);
+	free(text);
 }
 
 unsigned fake_hvd_requests(struct fake_hvd *fake)

@@ -29,8 +29,11 @@ void fake_hvd_reply(struct fake_hvd *fake, const char *method,
 /* Closes all connections, as a restart of hvd would. */
 void fake_hvd_restart(struct fake_hvd *fake);
 
-/* The params of the last request, as JSON with sorted keys; for free(). */
-char *fake_hvd_params(struct fake_hvd *fake);
+/*
+ * Fails the running check unless these were the params of the last request:
+ * JSON with sorted keys.
+ */
+void fake_hvd_heard(struct fake_hvd *fake, const char *params);
 unsigned fake_hvd_requests(struct fake_hvd *fake);
 
 #endif

@@ -70,14 +70,6 @@ static int tmem(const char *words)
 	return code;
 }
 
-static void params_are(const char *wanted)
-{
-	char *params = fake_hvd_params(fake);
-
-	ck_assert_str_eq(params, wanted);
-	free(params);
-}
-
 #define REFUSED(name)                                                          \
 	"!{\"id\": %ID%, \"error\": {\"errno\": \"" name                       \
 	"\", \"message\": \"because\"}}"
@@ -118,7 +110,7 @@ START_TEST(each_verb_asks_and_tells)
 	fake_hvd_reply(fake, good[_i].method, good[_i].reply);
 	ck_assert_msg(tmem(good[_i].words) == CTL_DONE, "%s: %s",
 		      good[_i].words, err_text);
-	params_are(good[_i].params);
+	fake_hvd_heard(fake, good[_i].params);
 	ck_assert_str_eq(out_text, good[_i].out);
 	ck_assert_str_eq(err_text, "");
 }
@@ -201,7 +193,7 @@ START_TEST(what_is_whole_gets_its_name)
 	ck_assert_msg(tmem("save a %F") == CTL_DONE, "%s", err_text);
 	snprintf(want, sizeof(want), "a: 41 pages saved to %s\n", file);
 	ck_assert_str_eq(out_text, want);
-	params_are("{\"dry_run\":false,\"vm\":\"a\"}");
+	fake_hvd_heard(fake, "{\"dry_run\":false,\"vm\":\"a\"}");
 	ck_assert(!is_there(part));
 	/* This hvd wrote nothing, and that is what is there now. */
 	file_holds("");
@@ -267,7 +259,7 @@ START_TEST(restore_tells_how_many)
 	snprintf(want, sizeof(want), "a: 12 pages restored from %s\n", file);
 	ck_assert_str_eq(out_text, want);
 	ck_assert_int_eq(tmem("restore a %F --dry-run"), CTL_DONE);
-	params_are("{\"dry_run\":true,\"vm\":\"a\"}");
+	fake_hvd_heard(fake, "{\"dry_run\":true,\"vm\":\"a\"}");
 	snprintf(want, sizeof(want), "a would be restored from %s\n", file);
 	ck_assert_str_eq(out_text, want);
 	file_holds("stream");

@@ -76,14 +76,6 @@ static int tmem(const char *words)
 	return run(&program_tmem, words);
 }
 
-static void params_are(const char *wanted)
-{
-	char *params = fake_hvd_params(fake);
-
-	ck_assert_str_eq(params, wanted);
-	free(params);
-}
-
 START_TEST(every_verb_has_help_and_an_example)
 {
 	static const struct program *const programs[] = {&program_hv,
@@ -205,14 +197,15 @@ START_TEST(set_sends_only_what_was_given)
 		       "{\"changed\":{\"limit_bytes\":[0,2147483648],"
 		       "\"shares\":[1000,5]}}");
 	ck_assert_int_eq(hv("set desk1 --limit 2G --shares=5"), CTL_DONE);
-	params_are("{\"dry_run\":false,\"limit_bytes\":2147483648,"
-		   "\"shares\":5,\"vm\":\"desk1\"}");
+	fake_hvd_heard(fake, "{\"dry_run\":false,\"limit_bytes\":2147483648,"
+			     "\"shares\":5,\"vm\":\"desk1\"}");
 	ck_assert_str_eq(out_text, "desk1: limit_bytes changed from 0 to 2.0G\n"
 				   "desk1: shares changed from 1000 to 5\n");
 	fake_hvd_reply(fake, "set",
 		       "{\"changed\":{\"compress\":[true,false]}}");
 	ck_assert_int_eq(tmem("set --compress off --dry-run desk1"), CTL_DONE);
-	params_are("{\"compress\":false,\"dry_run\":true,\"vm\":\"desk1\"}");
+	fake_hvd_heard(
+		fake, "{\"compress\":false,\"dry_run\":true,\"vm\":\"desk1\"}");
 	ck_assert_str_eq(out_text, "desk1: compress would be changed from on "
 				   "to off\n");
 	ck_assert_int_eq(tmem("set desk1 --compress maybe"), CTL_USAGE);
@@ -228,20 +221,21 @@ START_TEST(changes_pass_dry_run_on)
 	fake_hvd_reply(fake, "unshare", "{}");
 	fake_hvd_reply(fake, "unmanage", "{}");
 	ck_assert_int_eq(tmem("flush 2M --client desk1 --dry-run"), CTL_DONE);
-	params_are("{\"bytes\":2097152,\"dry_run\":true,\"vm\":\"desk1\"}");
+	fake_hvd_heard(fake,
+		       "{\"bytes\":2097152,\"dry_run\":true,\"vm\":\"desk1\"}");
 	ck_assert_str_eq(out_text,
 			 "1.0M of ephemeral pages would be flushed\n");
 	ck_assert_int_eq(hv("pressure hard"), CTL_DONE);
-	params_are("{\"dry_run\":false,\"state\":\"hard\"}");
+	fake_hvd_heard(fake, "{\"dry_run\":false,\"state\":\"hard\"}");
 	ck_assert_str_eq(out_text, "pressure changed from clear to hard\n");
 	ck_assert_int_eq(hv("budget 1K --dry-run"), CTL_DONE);
-	params_are("{\"bytes\":1024,\"dry_run\":true}");
+	fake_hvd_heard(fake, "{\"bytes\":1024,\"dry_run\":true}");
 	ck_assert_str_eq(out_text, "budget would be changed from whole host to "
 				   "1.0K\n");
 	ck_assert_int_eq(hv("unshare desk1 --dry-run"), CTL_DONE);
-	params_are("{\"dry_run\":true,\"vm\":\"desk1\"}");
+	fake_hvd_heard(fake, "{\"dry_run\":true,\"vm\":\"desk1\"}");
 	ck_assert_int_eq(hv("unmanage desk1"), CTL_DONE);
-	params_are("{\"dry_run\":false,\"vm\":\"desk1\"}");
+	fake_hvd_heard(fake, "{\"dry_run\":false,\"vm\":\"desk1\"}");
 }
 END_TEST
 
