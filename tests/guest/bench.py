@@ -7,7 +7,6 @@ by page, and the arithmetic of the main job gets rounds and histories whose
 answers are known.
 """
 
-import importlib.util
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ import sys
 import tempfile
 
 import lib
+from lib import bench_module
 
 MAKER = r"""
 import ctypes, mmap, random, sys
@@ -32,17 +32,6 @@ for i, kind in enumerate(kinds):
 print(hex(ctypes.addressof(ctypes.c_char.from_buffer(m))), flush=True)
 sys.stdin.read()
 """
-
-
-def bench_module(name):
-    """bench/lib is a package named lib, as this folder's module is."""
-    if "benchlib" not in sys.modules:
-        folder = os.path.join(lib.ROOT, "bench", "lib")
-        spec = importlib.util.spec_from_file_location(
-            "benchlib", os.path.join(folder, "__init__.py"),
-            submodule_search_locations=[folder])
-        sys.modules["benchlib"] = importlib.util.module_from_spec(spec)
-    return importlib.import_module("benchlib." + name)
 
 
 def memory_make(kinds, seed):

@@ -15,6 +15,7 @@ in one temporary folder. Environment: BUILD (build), KEEP=1 keeps that folder.
 
 import array
 import ctypes
+import importlib.util
 import json
 import mmap
 import os
@@ -108,6 +109,18 @@ def log_text(log):
 def said(log, text):
     """The lines of a log that hold the text."""
     return [ln for ln in log_text(log).splitlines() if text in ln]
+
+
+def bench_module(name):
+    """bench/lib is a package named lib, as this module is."""
+    if "benchlib" not in sys.modules:
+        folder = os.path.join(ROOT, "bench", "lib")
+        spec = importlib.util.spec_from_file_location(
+            "benchlib", os.path.join(folder, "__init__.py"),
+            submodule_search_locations=[folder])
+        sys.modules["benchlib"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["benchlib"])
+    return importlib.import_module("benchlib." + name)
 
 
 def built(name):

@@ -11,13 +11,11 @@ Environment: TMEM_KERNEL (6.1), TMEM_LONG=1 for long forms, TMEM_MODULE: a
 tidepool_tmem.ko built for that kernel before.
 """
 
-import importlib.util
 import os
 import subprocess
-import sys
 
 import lib
-from lib import Failed, Skip, check, wait_for
+from lib import Failed, Skip, bench_module, check, wait_for
 
 MIB = 1 << 20
 KERNEL = os.environ.get("TMEM_KERNEL", "6.1")
@@ -27,19 +25,6 @@ MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "dm_mod")
 PROGRAMS = ("hog", "verify", "records", "vandal", "storm")
 VECTORS = 17
 DEBUG = "/sys/kernel/debug/tidepool_tmem"
-
-
-def bench_module(name):
-    """bench/lib is a package named lib, as this folder's module is."""
-    if "benchlib" not in sys.modules:
-        folder = os.path.join(lib.ROOT, "bench", "lib")
-        spec = importlib.util.spec_from_file_location(
-            "benchlib", os.path.join(folder, "__init__.py"),
-            submodule_search_locations=[folder])
-        sys.modules["benchlib"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["benchlib"])
-    return importlib.import_module("benchlib." + name)
-
 
 shell_guest = bench_module("shell_guest")
 ShellError = shell_guest.ShellError

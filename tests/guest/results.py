@@ -7,7 +7,6 @@ No guest here and no kernel setting: figures with known answers go through the
 judge and the report, and files of this test stand for the kernel's.
 """
 
-import importlib.util
 import json
 import os
 import signal
@@ -17,20 +16,9 @@ import time
 import xml.etree.ElementTree
 
 import lib
+from lib import bench_module
 
 BENCH = os.path.join(lib.ROOT, "bench")
-
-
-def bench_module(name):
-    """bench/lib is a package named lib, as this folder's module is."""
-    if "benchlib" not in sys.modules:
-        folder = os.path.join(BENCH, "lib")
-        spec = importlib.util.spec_from_file_location(
-            "benchlib", os.path.join(folder, "__init__.py"),
-            submodule_search_locations=[folder])
-        sys.modules["benchlib"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["benchlib"])
-    return importlib.import_module("benchlib." + name)
 
 
 def result_make():
