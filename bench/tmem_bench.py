@@ -9,12 +9,11 @@ the driver and the host do costs far more than on hardware, while the disk is as
 slow as it says: what is gained here is gained against that.
 """
 import os
-import shutil
 import sys
 import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from lib import result, tmem_guest  # noqa: E402
+from lib import initrd, result, tmem_guest  # noqa: E402
 from lib.life import Life  # noqa: E402
 
 UNITS = {False: 40, True: 120}
@@ -54,8 +53,7 @@ def compile_pairs(runs, out, repetitions):
 
 
 def run(args):
-    if not shutil.which("qemu-system-x86_64") or not shutil.which("cpio"):
-        raise result.Skip("no qemu-system-x86_64 or no cpio")
+    initrd.tools_check()
     units = UNITS[args.full]
     out = result.Result(
         "a guest with too little memory, under TCG: TMEM beside the disk "
@@ -64,10 +62,7 @@ def run(args):
     out.lacks("KVM: no stock kernel runs under it on every machine, so TCG")
     with tempfile.TemporaryDirectory(prefix="tidepool-tmem-") as folder, \
             Life(folder) as life:
-        try:
-            rig = tmem_guest.Rig(folder, args.build, units, args.seed)
-        except tmem_guest.Missing as why:
-            raise result.Skip(str(why)) from why
+        rig = tmem_guest.Rig(folder, args.build, units, args.seed)
         runs = tmem_guest.Runs(rig, life)
         files(runs, out, 5 if args.full else 1)
         compile_pairs(runs, out, 10 if args.full else 5)

@@ -5,11 +5,12 @@
  */
 #include "line.h"
 
+#include "modules.h"
+
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
-#include <sys/syscall.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -22,29 +23,14 @@ uint64_t line_now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
-static void modules_load(void)
-{
-	FILE *list = fopen("/modules", "r");
-	char name[128];
-	int fd;
-
-	while (list && fscanf(list, "%127s", name) == 1) {
-		fd = open(name, O_RDONLY);
-		if (fd < 0 || syscall(SYS_finit_module, fd, "", 0))
-			perror(name);
-		close(fd);
-	}
-	if (list)
-		fclose(list);
-}
-
 int line_open(struct line *l)
 {
 	struct termios tio;
 	int fd;
 
 	mount("dev", "/dev", "devtmpfs", 0, NULL);
-	modules_load();
+	/* What fails is on the console; who needs it will notice. */
+	(void)modules_load();
 	fd = open("/dev/ttyS1", O_RDWR | O_NOCTTY);
 	if (fd < 0)
 		return -1;

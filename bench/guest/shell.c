@@ -13,6 +13,8 @@
  * Kernel modules named in /modules, in that order, are loaded first; the first
  * answer is `@@ ` and how many of them failed.
  */
+#include "modules.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -22,7 +24,6 @@
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
@@ -30,37 +31,6 @@
 #define LINE_MAX_BYTES 65536
 
 static char line[LINE_MAX_BYTES];
-
-static int module_load(const char *path)
-{
-	int rc, fd = open(path, O_RDONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return -errno;
-	rc = (int)syscall(SYS_finit_module, fd, "", 0) ? -errno : 0;
-	close(fd);
-	return rc;
-}
-
-static int modules_load(void)
-{
-	FILE *list = fopen("/modules", "r");
-	char path[256];
-	int rc, failed = 0;
-
-	if (!list)
-		return 1;
-	while (fgets(path, sizeof(path), list)) {
-		path[strcspn(path, "\n")] = 0;
-		rc = module_load(path);
-		if (rc && rc != -EEXIST) {
-			printf("shell: %s: %s\n", path, strerror(-rc));
-			failed++;
-		}
-	}
-	fclose(list);
-	return failed;
-}
 
 static void run(int tty, const char *const *argv)
 {

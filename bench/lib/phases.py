@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 
-from . import tmem_guest
+from . import result, tmem_guest
 from .life import Failed, wait_until
 from .measure import PAGE, Account, census, census_paused
 
@@ -264,7 +264,7 @@ def tmem(job):
             job.table.status(f"tmem: compiling {side} it")
             done[side] = runs.compile(on)
         tmem_guest.sums_compare(done.values())
-    except tmem_guest.Missing as why:
+    except result.Skip as why:
         job.table.note(f"tmem: left out: {why}")
         return
     finally:

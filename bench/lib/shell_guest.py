@@ -7,9 +7,9 @@ affair (benches and tests differ in that):
 
     parts = Parts(kernel_folder, programs={"hog": "tests/guest/hog.c"},
                   modules=["virtio_blk"], kos=[path], binaries=["/sbin/fio"])
-    initrd = initrd_make(parts, out_path)
+    image = initrd_make(parts, out_path)
     line = Shell.listen(socket_path)
-    start(qemu_argv("name", kernel_folder, initrd, ram_mib, console_path,
+    start(qemu_argv("name", kernel_folder, image, ram_mib, console_path,
                     socket_path) + [...])
     shell = line.accept()
     shell.ask("cat /proc/swaps")
@@ -24,9 +24,9 @@ import subprocess
 import tempfile
 import time
 
-TOP = os.path.dirname(os.path.dirname(os.path.dirname(
-    os.path.abspath(__file__))))
-INIT = "bench/guest/shell.c"
+from . import initrd
+
+INIT = ["bench/guest/shell.c", "bench/guest/modules.c"]
 # cx16, erms, fsrm: see bench/lib/guest.py and tests/rig/vm.sh.
 CPU = "max,-erms,-fsrm,-cx16"
 # ramfs: a root that is never swapped. iomem: root may map a device's memory
@@ -58,38 +58,6 @@ class Parts:
         self.load = load
 
 
-def _run(argv, **more):
-    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True, **more)
-    if done.returncode:
-        raise ShellError(f"{argv[0]} ended with {done.returncode}: "
-                         f"{done.stderr.strip()[-2000:]}")
-    return done.stdout
-
-
-def program_build(source, out):
-    """Static, with the tree's headers."""
-    _run(["gcc", "-std=c11", "-O2", "-D_GNU_SOURCE", "-Wall", "-Wextra",
-          "-static", "-pthread", "-I", TOP, "-o", out,
-          os.path.join(TOP, source)])
-
-
-def modules_found(kernel, names):
-    """Files of these modules and of what they need, in loading order."""
-    version = os.listdir(os.path.join(kernel, "lib/modules"))[0]
-    env = dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
-    found = []
-    for name in names:
-        out = _run(["modprobe", "-d", kernel, "-S", version, "--show-depends",
-                    name], env=env)
-        for line in out.splitlines():
-            word, _, path = line.partition(" ")
-            path = path.split(" ")[0]
-            if word == "insmod" and path not in found:
-                found.append(path)
-    return found
-
-
 def _libraries(binary):
     out = subprocess.run(["ldd", binary], stdout=subprocess.PIPE, text=True,
                          stderr=subprocess.DEVNULL).stdout
@@ -105,47 +73,30 @@ def _binary_add(root, binary):
             shutil.copy(library, there)  # follows links
 
 
-def _modules_add(root, parts):
-    listed = []
-    for folder, files in (
-            ("m", modules_found(parts.kernel, parts.modules)),
-            ("kos", parts.kos)):
-        os.makedirs(os.path.join(root, folder))
-        for path in files:
-            shutil.copy(path, os.path.join(root, folder))
-            if folder == "m" or parts.load:
-                listed.append(f"/{folder}/{os.path.basename(path)}\n")
-    with open(os.path.join(root, "modules"), "w", encoding="ascii") as file:
-        file.writelines(listed)
-
-
 def initrd_make(parts, out):
     """Writes it to out, and returns that."""
     with tempfile.TemporaryDirectory(dir=os.path.dirname(out)) as root:
         for name in ("bin", "dev", "tmp", "mnt"):
             os.makedirs(os.path.join(root, name))
         shutil.copy("/bin/busybox", os.path.join(root, "bin"))
-        program_build(INIT, os.path.join(root, "init"))
+        initrd.program_build(INIT, os.path.join(root, "init"))
         for name, source in parts.programs.items():
-            program_build(source, os.path.join(root, "bin", name))
+            initrd.program_build([source], os.path.join(root, "bin", name))
         for binary in parts.binaries:
             _binary_add(root, binary)
-        _modules_add(root, parts)
-        names = _run(["find", "."], cwd=root)
-        with open(out, "w", encoding="ascii") as file:
-            subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"],
-                           input=names, text=True, cwd=root, stdout=file,
-                           check=True)
-    return out
+        initrd.modules_add(root, "m", initrd.modules_found(parts.kernel,
+                                                           parts.modules))
+        initrd.modules_add(root, "kos", parts.kos, parts.load)
+        return initrd.pack(root, out)
 
 
-def qemu_argv(name, kernel, initrd, ram_mib, console, path, smp=1):
+def qemu_argv(name, kernel, image, ram_mib, console, path, smp=1):
     """path: of the socket that Shell.listen made."""
     return ["qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=128",
             "-cpu", CPU, "-machine", "q35", "-smp", str(smp), "-name", name,
             "-m", str(ram_mib), "-nodefaults", "-no-user-config",
             "-display", "none", "-no-reboot",
-            "-kernel", os.path.join(kernel, "vmlinuz"), "-initrd", initrd,
+            "-kernel", os.path.join(kernel, "vmlinuz"), "-initrd", image,
             "-append", KERNEL_LINE,
             "-chardev", f"file,id=con,path={console}",
             "-serial", "chardev:con",

@@ -2,60 +2,29 @@
 """A small guest: Debian's kernel under TCG and one program of bench/guest as
 its process 1, asked over a serial line (bench/guest/line.h). Up in 3 s."""
 import os
-import shutil
 import socket
-import subprocess
 
-from . import result
+from . import initrd
 from .control import Control
 from .guest import TCG
 from .life import Failed
 from .qmp import Qmp
 
-TOP = os.path.dirname(os.path.dirname(os.path.dirname(
-    os.path.abspath(__file__))))
-GUEST = os.path.join(TOP, "bench", "guest")
 READY_S = 120
-
-
-def kernel_folder():
-    if not shutil.which("qemu-system-x86_64") or not shutil.which("cpio"):
-        raise result.Skip("no qemu-system-x86_64 or no cpio")
-    got = subprocess.run([os.path.join(TOP, "tests/rig/kernel.sh"), "6.1"],
-                         stdout=subprocess.PIPE, text=True)
-    if got.returncode:
-        raise result.Skip("Debian's 6.1 kernel is not reachable from here")
-    return got.stdout.strip()
-
-
-def modules_copy(kernel, root, modules):
-    wanted = {f"{name}.ko" for name in modules}
-    for where, _, files in os.walk(os.path.join(kernel, "lib/modules")):
-        for file in set(files) & wanted:
-            shutil.copy(os.path.join(where, file), root)
-            wanted.remove(file)
-    if wanted:
-        raise result.Skip(f"that kernel has no {', '.join(wanted)}")
-    with open(os.path.join(root, "modules"), "w", encoding="ascii") as file:
-        file.write("".join(f"/{name}.ko\n" for name in modules))
 
 
 def boot_make(folder, program, modules=()):
     """(kernel, initrd) of a guest that runs bench/guest/PROGRAM.c."""
-    kernel = kernel_folder()
+    initrd.tools_check()
+    kernel = initrd.rig_path("kernel.sh")
     root = os.path.join(folder, "root")
     os.makedirs(os.path.join(root, "dev"))
-    subprocess.run(["gcc", "-std=c11", "-O2", "-D_GNU_SOURCE", "-static",
-                    "-pthread", "-o", os.path.join(root, "init"),
-                    os.path.join(GUEST, program + ".c"),
-                    os.path.join(GUEST, "line.c")], check=True)
-    modules_copy(kernel, root, modules)
-    initrd = os.path.join(folder, "initrd")
-    with open(initrd, "wb") as out:
-        subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=root,
-                       input="\n".join(["dev", *os.listdir(root)]).encode(),
-                       stdout=out, stderr=subprocess.DEVNULL, check=True)
-    return os.path.join(kernel, "vmlinuz"), initrd
+    initrd.program_build([f"bench/guest/{name}.c"
+                          for name in (program, "line", "modules")],
+                         os.path.join(root, "init"))
+    initrd.modules_add(root, "m", initrd.modules_found(kernel, modules))
+    return (os.path.join(kernel, "vmlinuz"),
+            initrd.pack(root, os.path.join(folder, "initrd")))
 
 
 class Small:

@@ -21,12 +21,11 @@ import random
 import shutil
 import subprocess
 
-from . import shell_guest
+from . import initrd, shell_guest
 from .life import Failed
 from .shell_guest import Parts, Shell
 from .table import grid
 
-TOP = shell_guest.TOP
 MIB = 1 << 20
 RAM_MIB = 160
 SWAP_MIB = 256
@@ -39,21 +38,6 @@ JOBS = 3
 SLOW = ",throttling.bps-total=100000000,throttling.iops-total=2000," \
     "throttling.group=slow"
 MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "dm_mod")
-
-
-class Missing(Exception):
-    """This machine cannot run it, for the reason given."""
-
-
-def _rig(script):
-    done = subprocess.run([os.path.join(TOP, "tests/rig", script), "6.1"],
-                          stdout=subprocess.PIPE, text=True)
-    if done.returncode == 77:
-        raise Missing(f"{script}: Debian's 6.1 kernel or its headers are not "
-                      "reachable from here")
-    if done.returncode:
-        raise Failed(f"tests/rig/{script} ended with {done.returncode}")
-    return done.stdout.strip().splitlines()[-1]
 
 
 def _data(chance, size):
@@ -95,10 +79,11 @@ class Rig:
         self.build = build
         self.units = units
         self.seed = seed
-        self.kernel = _rig("kernel.sh")
+        self.kernel = initrd.rig_path("kernel.sh")
         self.initrd = shell_guest.initrd_make(
             Parts(self.kernel, programs={"mill": "bench/guest/mill.c"},
-                  modules=MODULES, kos=[_rig("module.sh")], load=False,
+                  modules=MODULES, kos=[initrd.rig_path("module.sh")],
+                  load=False,
                   binaries=["/sbin/dmsetup"]),
             os.path.join(folder, "tmem.initrd"))
         content = os.path.join(folder, "content")
@@ -115,8 +100,8 @@ class Rig:
         env = dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
         done = subprocess.run(
             ["mke2fs", "-q", "-t", "ext4", "-F", "-b", "4096", "-d", content,
-             "-E", "lazy_itable_init=0,lazy_journal_init=0", self.image], env=env,
-            stderr=subprocess.PIPE, text=True)
+             "-E", "lazy_itable_init=0,lazy_journal_init=0", self.image],
+            env=env, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             raise Failed(f"mke2fs: {done.stderr}")
 
