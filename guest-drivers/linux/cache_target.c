@@ -97,7 +97,11 @@ static struct target_bio *target_of(struct bio *bio)
 
 /* --- Learning --- */
 
-/* Of a page in a bio: the mapping, if entries may be made of it. */
+/*
+ * Of a page in a bio: the mapping, if entries may be made of it. Only of one
+ * that is read or written back now, which keeps the mapping where it is: any
+ * other may be truncated, and its inode freed, while we look.
+ */
 static struct address_space *target_mapping(const struct target *t,
 					    struct folio *folio)
 {
@@ -128,12 +132,13 @@ static void target_learn(const struct target *t, struct page *page, u64 block,
 		.generation = sample->generation,
 	};
 	struct folio *folio = page_folio(page);
-	struct address_space *mapping = target_mapping(t, folio);
+	struct address_space *mapping;
 	pgoff_t index;
 
-	if (!mapping)
-		return;
 	if (write ? !folio_test_writeback(folio) : !target_page_is_read(folio))
+		return;
+	mapping = target_mapping(t, folio);
+	if (!mapping)
 		return;
 	index = folio->index + folio_page_idx(folio, page);
 	if (!sample->quiet) {
@@ -364,7 +369,7 @@ static bool target_may_learn_read(const struct target *t, struct bio *bio)
 {
 	struct folio *folio = page_folio(bio_page(bio));
 
-	return target_mapping(t, folio) && target_page_is_read(folio);
+	return target_page_is_read(folio) && target_mapping(t, folio);
 }
 
 static int target_map_read(struct target_bio *tb, struct bio *bio)
