@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* See swapper.h. */
 #include "tests/support/swapper.h"
+#include "tests/support/preload.h"
 #include "tests/support/rng.h"
 
 #include <check.h>
@@ -236,21 +237,17 @@ void swapper_main(void)
 
 /* ---- the test's side ----------------------------------------------------- */
 
-static void child_exec(const char *self, const char *agent, const char *run_dir,
-		       const char *name, const char *tmem)
+_Noreturn static void child_exec(const char *run_dir, const char *name,
+				 const char *tmem)
 {
-	setenv("LD_PRELOAD", agent, 1);
 	setenv("TIDEPOOL_RUN_DIR", run_dir, 1);
 	setenv("TIDEPOOL_NAME", name, 1);
 	setenv("TIDEPOOL_TMEM", tmem, 1);
-	/* libasan wants to be first; the agent's own copy comes first here. */
-	setenv("ASAN_OPTIONS", "verify_asan_link_order=0:detect_leaks=0", 1);
-	execl(self, self, "--swapper", (char *)NULL);
-	_exit(98);
+	preload_exec("--swapper", NULL);
 }
 
-void swapper_start(struct swapper *s, const char *self, const char *agent,
-		   const char *run_dir, const char *name, const char *tmem)
+void swapper_start(struct swapper *s, const char *run_dir, const char *name,
+		   const char *tmem)
 {
 	int in[2], out[2];
 
@@ -261,7 +258,7 @@ void swapper_start(struct swapper *s, const char *self, const char *agent,
 	if (!s->pid) {
 		dup2(in[0], 0);
 		dup2(out[1], 1);
-		child_exec(self, agent, run_dir, name, tmem);
+		child_exec(run_dir, name, tmem);
 	}
 	close(in[0]);
 	close(out[1]);

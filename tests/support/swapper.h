@@ -32,12 +32,12 @@ enum swapper_order {
 _Noreturn void swapper_main(void);
 
 /*
- * Runs self with the one argument "--swapper" and the agent preloaded. tmem:
- * the most its guest may hold, as in the agent's configuration. Fails the
- * running check by itself, as all of these do.
+ * Runs this program with the one argument "--swapper" and the agent preloaded
+ * (preload_find came before). tmem: the most its guest may hold, as in the
+ * agent's configuration. Fails the running check by itself, as all of these do.
  */
-void swapper_start(struct swapper *s, const char *self, const char *agent,
-		   const char *run_dir, const char *name, const char *tmem);
+void swapper_start(struct swapper *s, const char *run_dir, const char *name,
+		   const char *tmem);
 void swapper_stop(struct swapper *s); /* kill -9 */
 
 /*

@@ -7,15 +7,14 @@
  */
 #include "hv/libhv/hv.h"
 #include "tests/support/daemon.h"
+#include "tests/support/preload.h"
 #include "tests/support/rng.h"
-#include "tests/support/skip.h"
 #include "tests/support/swapper.h"
 #include "tmem/tmem.h"
 
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,7 +28,6 @@
 #define MIB   ((uint64_t)1 << 20)
 #define SHOW  "{\"method\":\"show\",\"params\":{\"vm\":\"a\"}}"
 
-static char self[PATH_MAX], agent[PATH_MAX + 32];
 static struct daemon d;
 static struct swapper vm;
 static struct hv *hv;
@@ -41,7 +39,7 @@ static void set_up(void)
 	char socket[PATH_MAX];
 
 	daemon_start(&d, NULL, NULL);
-	swapper_start(&vm, self, agent, d.dir, "a", "64M");
+	swapper_start(&vm, d.dir, "a", "64M");
 	snprintf(socket, sizeof(socket), "%s/control.sock", d.dir);
 	ck_assert_int_eq(hv_create(socket, &hv), 0);
 	ck_assert_int_eq(swapper_do(&vm, SWAPPER_BEGIN, 0, 0, 0), 0);
@@ -459,30 +457,6 @@ static Suite *suite_make(void)
 	return suite;
 }
 
-static bool paths_find(void)
-{
-	char here[PATH_MAX];
-	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-
-	if (n <= 0)
-		return false;
-	self[n] = '\0';
-	strcpy(here, self);
-	dirname(here);
-	snprintf(agent, sizeof(agent), "%s/../libhvagent.so", here);
-	if (!access(agent, R_OK))
-		return true;
-	/* check.sh builds tests with a sanitizer, the library without. */
-	snprintf(agent, sizeof(agent), "%s/../../libhvagent.so", here);
-	return !access(agent, R_OK);
-}
-
-#ifdef __SANITIZE_THREAD__
-#define IS_TSAN true
-#else
-#define IS_TSAN false
-#endif
-
 int main(int argc, char **argv)
 {
 	SRunner *run;
@@ -490,11 +464,8 @@ int main(int argc, char **argv)
 
 	if (argc == 2 && !strcmp(argv[1], "--swapper"))
 		swapper_main();
-	if (IS_TSAN)
-		test_skip("the agent reads guest memory while the guest writes "
-			  "to it: a race by design");
-	if (!paths_find())
-		test_skip("%s is not there: build it first", agent);
+	preload_refuse_tsan();
+	preload_find();
 	daemon_find(&d, argv[0]);
 	run = srunner_create(suite_make());
 	srunner_run_all(run, CK_ENV);

@@ -9,13 +9,11 @@
  */
 #include "guest-drivers/mini/line.h"
 #include "hv/base/types.h"
-#include "tests/support/skip.h"
+#include "tests/support/preload.h"
 
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
-#include <limits.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,7 +29,6 @@
 #define QUEUES	3
 #define VECTORS (1 + QUEUES)
 
-static char self[PATH_MAX], agent[PATH_MAX + 32];
 static char dir[] = "/tmp/test_agent_port.XXXXXX";
 
 /* ---- the child: a VMM ---------------------------------------------------- */
@@ -311,21 +308,17 @@ static int child_main(const char *name)
 
 /* ---- the parent ---------------------------------------------------------- */
 
-static void child_exec(const char *scenario, const char *tmem)
+_Noreturn static void child_exec(const char *scenario, const char *tmem)
 {
 	int err = open("stderr", O_WRONLY | O_CREAT | O_TRUNC, 0644);
 
 	dup2(err, 2);
-	setenv("LD_PRELOAD", agent, 1);
 	setenv("TIDEPOOL_RUN_DIR", dir, 1);
 	setenv("TIDEPOOL_NAME", "vm", 1);
 	setenv("TIDEPOOL_TMEM_QUEUES", "3", 1);
 	if (tmem)
 		setenv("TIDEPOOL_TMEM", tmem, 1);
-	/* libasan wants to be first; the agent's own copy comes first here. */
-	setenv("ASAN_OPTIONS", "verify_asan_link_order=0:detect_leaks=0", 1);
-	execl(self, self, "--vmm", scenario, (char *)NULL);
-	_exit(98);
+	preload_exec("--vmm", scenario);
 }
 
 static const char *child_said(void)
@@ -415,24 +408,6 @@ static Suite *suite_make(void)
 	return suite;
 }
 
-static bool paths_find(void)
-{
-	char here[PATH_MAX];
-	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-
-	if (n <= 0)
-		return false;
-	self[n] = '\0';
-	strcpy(here, self);
-	dirname(here);
-	snprintf(agent, sizeof(agent), "%s/../libhvagent.so", here);
-	if (!access(agent, R_OK))
-		return true;
-	/* check.sh builds tests with a sanitizer, the library without. */
-	snprintf(agent, sizeof(agent), "%s/../../libhvagent.so", here);
-	return !access(agent, R_OK);
-}
-
 static int suite_run(void)
 {
 	SRunner *run = srunner_create(suite_make());
@@ -450,8 +425,7 @@ int main(int argc, char **argv)
 
 	if (argc == 3 && !strcmp(argv[1], "--vmm"))
 		return child_main(argv[2]);
-	if (!paths_find())
-		test_skip("%s is not there: build it first", agent);
+	preload_find();
 	if (!mkdtemp(dir) || chdir(dir))
 		return 1;
 	failed = suite_run();

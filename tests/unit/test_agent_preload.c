@@ -6,14 +6,12 @@
  * and that one line says why where nothing is managed.
  */
 #include "tests/support/mini_hvd.h"
-#include "tests/support/skip.h"
+#include "tests/support/preload.h"
 #include "tests/support/vmm.h"
 
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
-#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -23,7 +21,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static char self[PATH_MAX], agent[PATH_MAX + 32];
 static char dir[] = "/tmp/test_agent_preload.XXXXXX";
 static struct mini_hvd *hvd;
 
@@ -38,23 +35,19 @@ static const struct {
 
 /* ---- a VMM --------------------------------------------------------------- */
 
-static void child_exec(const char *scenario, const char *name,
-		       const char *value, uid_t uid)
+_Noreturn static void child_exec(const char *scenario, const char *name,
+				 const char *value, uid_t uid)
 {
 	int err = open("stderr", O_WRONLY | O_CREAT | O_TRUNC, 0644);
 
 	dup2(err, 2);
 	if (uid && setuid(uid))
 		_exit(99);
-	setenv("LD_PRELOAD", agent, 1);
 	setenv("TIDEPOOL_RUN_DIR", dir, 1);
 	setenv("TIDEPOOL_NAME", "vmm", 1);
-	/* libasan wants to be first; the agent's own copy comes first here. */
-	setenv("ASAN_OPTIONS", "verify_asan_link_order=0:detect_leaks=0", 1);
 	if (name)
 		setenv(name, value, 1);
-	execl(self, self, "--vmm", scenario, (char *)NULL);
-	_exit(98);
+	preload_exec("--vmm", scenario);
 }
 
 static struct vmm vmm_start_as(const char *scenario, const char *name,
@@ -548,30 +541,6 @@ static Suite *suite_make(void)
 	return suite;
 }
 
-static bool paths_find(void)
-{
-	char here[PATH_MAX];
-	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-
-	if (n <= 0)
-		return false;
-	self[n] = '\0';
-	strcpy(here, self);
-	dirname(here);
-	snprintf(agent, sizeof(agent), "%s/../libhvagent.so", here);
-	if (!access(agent, R_OK))
-		return true;
-	/* check.sh builds tests with a sanitizer, the library without. */
-	snprintf(agent, sizeof(agent), "%s/../../libhvagent.so", here);
-	return !access(agent, R_OK);
-}
-
-#ifdef __SANITIZE_THREAD__
-#define IS_TSAN true
-#else
-#define IS_TSAN false
-#endif
-
 int main(int argc, char **argv)
 {
 	SRunner *run;
@@ -579,11 +548,8 @@ int main(int argc, char **argv)
 
 	if (argc == 3 && !strcmp(argv[1], "--vmm"))
 		return vmm_main(argv[2]);
-	if (IS_TSAN)
-		test_skip("the agent reads guest memory while the guest writes "
-			  "to it: a race by design");
-	if (!paths_find())
-		test_skip("%s is not there: build it first", agent);
+	preload_refuse_tsan();
+	preload_find();
 	run = srunner_create(suite_make());
 	srunner_run_all(run, CK_ENV);
 	failed = srunner_ntests_failed(run);
