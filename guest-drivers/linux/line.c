@@ -175,16 +175,6 @@ bool tm_line_post_locked(unsigned int queue, u32 epoch,
 	return queue_post(&line.queue[queue], epoch, entry, page);
 }
 
-bool tm_line_post(u32 epoch, const struct line_entry *entry, struct page *page)
-{
-	unsigned int queue = tm_line_queue_of(entry);
-	unsigned long flags = tm_line_lock(queue);
-	bool posted = tm_line_post_locked(queue, epoch, entry, page);
-
-	tm_line_unlock(queue, flags);
-	return posted;
-}
-
 void tm_line_show(struct seq_file *m)
 {
 	unsigned int i;

@@ -12,7 +12,7 @@
  * Requests for one key must always use one queue, tm_line_queue_of() of it:
  * then they are done in the order posted. A request that meets a full ring
  * waits in a list of that queue, in order, so a submit never fails for want of
- * room; a post that may be dropped (tm_line_post) is dropped instead.
+ * room; a post that may be dropped (tm_line_post_locked) is dropped instead.
  *
  * The epoch. Each time the line begins it has another epoch; while it is down
  * the epoch is 0. With it all pools of the earlier one are gone. A request
@@ -126,14 +126,8 @@ int __must_check tm_line_call(struct tm_request *rq);
  * Posts without asking for an answer; false: dropped, since the ring is full,
  * others wait, the line is down or of another epoch. From any context. page
  * (of a put, else NULL) is copied before it returns. Kicks the host if that
- * sleeps.
- */
-bool __must_check tm_line_post(u32 epoch, const struct line_entry *entry,
-			       struct page *page);
-
-/*
- * The same in parts, for who must check something of its own together with
- * posting: queue is tm_line_queue_of(entry), locked by the caller.
+ * sleeps. queue is tm_line_queue_of(entry), locked by the caller, who checks
+ * something of its own together with posting.
  */
 unsigned long tm_line_lock(unsigned int queue);
 void tm_line_unlock(unsigned int queue, unsigned long flags);
