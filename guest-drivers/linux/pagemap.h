@@ -56,6 +56,11 @@ bool pagemap_clear(struct pagemap *map, enum page_bit bit, u64 index);
 /* The first from index on and before end that has the bit, or end. */
 u64 pagemap_next(struct pagemap *map, enum page_bit bit, u64 index, u64 end);
 
+/* Each from first on and before end, which is at most map->pages. */
+#define pagemap_for_each(map, bit, at, first, end)                             \
+	for ((at) = pagemap_next(map, bit, first, end); (at) < (end);          \
+	     (at) = pagemap_next(map, bit, (at) + 1, end))
+
 static inline long pagemap_count(const struct pagemap *map, enum page_bit bit)
 {
 	return atomic_long_read(&map->count[bit]);

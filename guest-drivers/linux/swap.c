@@ -340,11 +340,10 @@ static void discard_issue(struct request *blk, struct swap_cmd *cmd)
 	bool any = false;
 	u64 at;
 
-	for (at = pagemap_next(&swap.map, PAGE_FAILED, first, end); at < end;
-	     at = pagemap_next(&swap.map, PAGE_FAILED, at + 1, end))
+	pagemap_for_each(&swap.map, PAGE_FAILED, at, first, end)
 		pagemap_clear(&swap.map, PAGE_FAILED, at);
-	for (at = pagemap_next(&swap.map, PAGE_HELD, first, end); at < end;
-	     at = pagemap_next(&swap.map, PAGE_HELD, at + 1, end)) {
+	pagemap_for_each(&swap.map, PAGE_HELD, at, first, end)
+	{
 		if (!range)
 			page_free(at);
 		else if (pagemap_clear(&swap.map, PAGE_HELD, at))
