@@ -116,5 +116,44 @@ def frozen_client():
     m.kernel_is_fine()
 
 
+def lost_pages_cannot_be_read():
+    """what went with an earlier line is an error, and nothing else is"""
+    m = started("loser", ram=RAM, swap=96, tmem=256)
+    driver = "/sys/bus/pci/drivers/tidepool_tmem"
+    line = m.run(f"cd {driver} && ls -d 0*")
+
+    def fails(how, page):
+        return m.shell.ask(f"dd {how} bs=4k {page} count=1 conv=notrunc")[0]
+
+    def unread(page):
+        return fails("if=/dev/tmemswap0 of=/dev/null iflag=direct",
+                     f"skip={page}")
+
+    def unwritten(page):
+        return fails("if=/dev/urandom of=/dev/tmemswap0 oflag=direct",
+                     f"seek={page}")
+
+    pages = (0, 1, 31, 32, 1000)
+    for page in pages:
+        check(not unwritten(page) and not unread(page), f"no page {page}")
+    # Who has it open keeps the device while there is no line.
+    m.shell.start("sleep 1000 </dev/tmemswap0", "keep")
+    wait_for("it to be open", lambda: m.shell.ask("pidof sleep")[0] == 0)
+    m.run(f"echo {line} >{driver}/unbind")
+    check(unread(0) and unwritten(2), "there is no line, but pages")
+    m.run(f"echo {line} >{driver}/bind")
+    wait_for("writes as before", lambda: not unwritten(3), 15)
+    for page in pages:
+        check(unread(page), f"lost page {page} was read")
+    check(m.counters()["swap_lost"] == len(pages), "not counted as lost")
+    check(unread(2), "a page that was never stored was read")
+    for page in (3, 500):
+        check(not unread(page), f"page {page} was never lost")
+    for page in pages:
+        check(not unwritten(page) and not unread(page), f"page {page} stays")
+    m.run("kill $(pidof sleep)")
+    m.kernel_is_fine()
+
+
 lib.main(hog_twice_the_memory, swapoff_brings_all_back, device_verifies,
-         full_store_refuses, frozen_client)
+         full_store_refuses, frozen_client, lost_pages_cannot_be_read)
