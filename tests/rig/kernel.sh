@@ -13,13 +13,12 @@
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 flavour=${1:?usage: kernel.sh 6.1|6.12}
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org}
 rig=$PWD/build/rig
 out=$rig/kernel-$flavour
+. tests/rig/apt.sh
 
 case $flavour in
-6.1) suites="bookworm bookworm-updates bookworm-security" ;;
-6.12) suites=bookworm-backports ;;
+6.1 | 6.12) ;;
 *)
 	echo "kernel: no kernel $flavour here, only 6.1 and 6.12" >&2
 	exit 1
@@ -42,25 +41,6 @@ say() {
 	echo "kernel: $*" >&2
 }
 
-private=() # options that make apt use build/rig/apt-FLAVOUR alone
-private_apt() {
-	local apt=$rig/apt-$flavour s path
-	mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
-	: >"$apt/sources.list"
-	for s in $suites; do
-		path=debian
-		[ "$s" = bookworm-security ] && path=debian-security
-		echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
-			"$mirror/$path $s main" >>"$apt/sources.list"
-	done
-	private=(-o "Dir::Etc::SourceList=$apt/sources.list"
-		-o Dir::Etc::SourceParts=/dev/null
-		-o "Dir::State::Lists=$apt/lists"
-		-o "Dir::Cache=$apt/cache"
-		-o APT::Sandbox::User=root)
-	apt-get "${private[@]}" -o Acquire::Retries=3 update >"$apt/log" 2>&1
-}
-
 # The package behind the metapackage: linux-image-VERSION-cloud-amd64.
 package() {
 	apt-cache "${private[@]}" depends linux-image-cloud-amd64 2>/dev/null |
@@ -73,17 +53,14 @@ fetch() {
 	name=$(package)
 	[ -n "$name" ] || return 1
 	say "fetching $name"
-	(cd "$rig/cache" && apt-get "${private[@]}" -o Acquire::Retries=3 \
-		-o APT::Sandbox::User=root download "$name") \
+	apt_download "$rig/cache" "$name" \
 		>"$rig/kernel-$flavour.log" 2>&1 || return 1
 	deb=$(find "$rig/cache" -name "${name}_*.deb" | sort -V | tail -1)
 	[ -n "$deb" ]
 }
 
 deb=
-if [ "$flavour" = 6.1 ] && fetch; then
-	: # with the machine's own sources and lists
-elif ! { private_apt && fetch; }; then
+if ! apt_try fetch; then
 	say "Debian's kernel $flavour is not reachable from here"
 	exit 77
 fi

@@ -13,12 +13,12 @@
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 flavour=${1:?usage: module.sh 6.1|6.12}
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org}
 rig=$PWD/build/rig
 kdir=$(tests/rig/kernel.sh "$flavour") || exit $?
 version=$(basename "$kdir"/lib/modules/*)
 headers=$rig/headers-$flavour
 out=$rig/module-$flavour
+. tests/rig/apt.sh
 
 say() {
 	echo "module: $*" >&2
@@ -39,39 +39,9 @@ packages() {
 	esac
 }
 
-private=() # options that make apt use build/rig/apt-FLAVOUR alone
-private_apt() {
-	local apt=$rig/apt-$flavour suite
-	mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
-	: >"$apt/sources.list"
-	for suite in "$@"; do
-		echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
-			"$mirror/$suite main" >>"$apt/sources.list"
-	done
-	private=(-o "Dir::Etc::SourceList=$apt/sources.list"
-		-o Dir::Etc::SourceParts=/dev/null
-		-o "Dir::State::Lists=$apt/lists"
-		-o "Dir::Cache=$apt/cache"
-		-o APT::Sandbox::User=root)
-	apt-get "${private[@]}" -o Acquire::Retries=3 update >"$apt/log" 2>&1
-}
-
-download() { # all packages, into the folder given
+fetch() { # all packages, into the folder given
 	# shellcheck disable=SC2046
-	(cd "$1" && apt-get "${private[@]}" -o Acquire::Retries=3 \
-		-o APT::Sandbox::User=root download $(packages)) \
-		>"$rig/headers-$flavour.log" 2>&1
-}
-
-fetch() {
-	if [ "$flavour" = 6.1 ]; then
-		download "$1" && return # with the machine's own sources
-		private_apt "debian bookworm" "debian bookworm-updates" \
-			"debian-security bookworm-security"
-	else
-		private_apt "debian bookworm-backports"
-	fi
-	download "$1"
+	apt_download "$1" $(packages) >"$rig/headers-$flavour.log" 2>&1
 }
 
 # One Makefile names the common part by an absolute path.
@@ -92,7 +62,7 @@ if [ ! -d "$headers" ]; then
 	rm -rf "$tmp"
 	mkdir -p "$tmp/debs" "$tmp/root"
 	say "fetching the headers of $version"
-	if ! fetch "$tmp/debs"; then
+	if ! apt_try fetch "$tmp/debs"; then
 		say "the headers of $version are not reachable from here"
 		exit 77
 	fi
