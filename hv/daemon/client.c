@@ -124,7 +124,8 @@ static int client_param(struct call *call, struct vm **out, bool *dry_out)
 		return rc;
 	return call_refuse(call, -ENXIO,
 			   "VM %s has no tmem device: all its pages here are "
-			   "its own RAM, compressed",
+			   "its own RAM, compressed; `hv qemu --tmem` starts a "
+			   "VM with one",
 			   (*out)->name);
 }
 
