@@ -83,6 +83,7 @@ struct target_get {
 /* The gets of one bio. */
 struct target_gets {
 	struct bio *bio;
+	u64 since; /* when they were posted */
 	atomic_t left;
 	bool failed;
 	struct target_get gets[];
@@ -249,6 +250,7 @@ static void target_gets_put(struct target_gets *gets)
 	if (!atomic_dec_and_test(&gets->left))
 		return;
 	failed = gets->failed;
+	tm_count_wait(gets->since);
 	kfree(gets);
 	tm_count_many(failed ? TM_CACHE_MISSES : TM_CACHE_HITS,
 		      tb->last - tb->first + 1);
@@ -281,6 +283,7 @@ static void target_submit_gets(struct target_gets *gets,
 	struct bio_vec bv;
 	unsigned int i = 0;
 
+	gets->since = ktime_get_ns();
 	atomic_set(&gets->left, n + 1);
 	__bio_for_each_segment(bv, gets->bio, iter, tb->iter)
 	{

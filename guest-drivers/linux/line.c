@@ -149,7 +149,7 @@ int tm_line_call(struct tm_request *rq)
 	if (!try_wait_for_completion(&answered)) {
 		since = ktime_get_ns();
 		wait_for_completion(&answered);
-		tm_count_many(TM_WAIT_NS, ktime_get_ns() - since);
+		tm_count_wait(since);
 	}
 	return rq->result;
 }

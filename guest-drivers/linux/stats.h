@@ -6,6 +6,7 @@
 #ifndef TIDEPOOL_STATS_H
 #define TIDEPOOL_STATS_H
 
+#include <linux/ktime.h>
 #include <linux/percpu.h>
 #include <linux/types.h>
 
@@ -21,7 +22,7 @@ enum tm_counter {
 	TM_CACHE_HITS,
 	TM_CACHE_MISSES,
 	TM_CACHE_FLUSHES,
-	TM_WAIT_NS, /* of threads that slept for an answer */
+	TM_WAIT_NS, /* of reads and calls, for their answers */
 	TM_KICKS,   /* doorbells rung */
 	TM_INTERRUPTS,
 	TM_RING_FULL,	/* requests that had to wait for room */
@@ -39,6 +40,12 @@ static inline void tm_count_many(enum tm_counter which, u64 n)
 static inline void tm_count(enum tm_counter which)
 {
 	tm_count_many(which, 1);
+}
+
+/* Somebody waited for the host from then on (ktime_get_ns) until now. */
+static inline void tm_count_wait(u64 since)
+{
+	tm_count_many(TM_WAIT_NS, ktime_get_ns() - since);
 }
 
 /* Sum over all processors. */

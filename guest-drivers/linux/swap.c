@@ -53,6 +53,7 @@
 struct swap_cmd {
 	atomic_t left;
 	blk_status_t status;
+	u64 since; /* when a read began; 0: it is none */
 	struct tm_request page[REQUEST_PAGES];
 };
 
@@ -166,9 +167,11 @@ static void swap_slot_freed(struct block_device *bdev, unsigned long index)
 
 static void cmd_put(struct swap_cmd *cmd)
 {
-	if (atomic_dec_and_test(&cmd->left))
-		blk_mq_end_request(blk_mq_rq_from_pdu(cmd),
-				   READ_ONCE(cmd->status));
+	if (!atomic_dec_and_test(&cmd->left))
+		return;
+	if (cmd->since)
+		tm_count_wait(cmd->since);
+	blk_mq_end_request(blk_mq_rq_from_pdu(cmd), READ_ONCE(cmd->status));
 }
 
 static void cmd_fail(struct swap_cmd *cmd, blk_status_t status)
@@ -364,6 +367,7 @@ static blk_status_t swap_queue_rq(struct blk_mq_hw_ctx *hctx,
 
 	atomic_set(&cmd->left, 1);
 	cmd->status = BLK_STS_OK;
+	cmd->since = read ? ktime_get_ns() : 0;
 	blk_mq_start_request(blk);
 	memset(&cmd->page[0].entry, 0, sizeof(cmd->page[0].entry));
 	switch (req_op(blk)) {

@@ -47,6 +47,8 @@ def hog_twice_the_memory():
     check(counters["swap_writes"] >= PASSES * (RAM << 8), "hardly a write")
     check(counters["swap_reads"] >= PASSES * (RAM << 7), "hardly a read")
     check(counters["swap_errors"] == 0, "swapping had errors")
+    check(counters["wait_ns"] > 1000 * counters["swap_reads"],
+          "reads hardly waited, or nobody counted")
     m.kernel_is_fine()
 
 
