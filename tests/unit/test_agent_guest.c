@@ -390,6 +390,10 @@ START_TEST(a_file_that_cannot_be_written_harms_nobody)
 	CALL(-EBADF, hv_save(hv, "a", fd, HV_DO, OUT));
 	close(fd);
 	CALL(-EBADF, hv_save(hv, "a", -1, HV_DO, OUT));
+	fd = open("/dev/full", O_WRONLY | O_CLOEXEC);
+	CALL(-ENOSPC, hv_save(hv, "a", fd, HV_DO, OUT));
+	ck_assert_ptr_nonnull(strstr(hv_error(hv), "no room for the file"));
+	close(fd);
 	ck_assert_int_eq(get(p, 17, 5017), 0);
 	/* And the next one works. */
 	fd = file_new();
