@@ -132,15 +132,21 @@ def built(name):
 
 # ---- guests -----------------------------------------------------------------
 
+def rig(script, kernel):
+    """What a script of tests/rig prints for this kernel."""
+    r = subprocess.run([os.path.join(ROOT, "tests/rig", script), kernel],
+                       stdout=subprocess.PIPE, text=True)
+    if r.returncode == 77:
+        raise Skip(f"{script} {kernel}: not to be had here")
+    check(r.returncode == 0, f"tests/rig/{script} {kernel} failed")
+    return r.stdout.strip().splitlines()[-1]
+
+
 def _boot_files():
     """(kernel, initrd); the payload is built and packed once."""
     out = os.path.join(BUILD, "guest")
     os.makedirs(out, exist_ok=True)
-    r = subprocess.run([os.path.join(ROOT, "tests/rig/kernel.sh"), "6.1"],
-                       stdout=subprocess.PIPE, text=True)
-    if r.returncode == 77:
-        raise Skip("Debian's 6.1 kernel is not reachable from here")
-    check(r.returncode == 0, "tests/rig/kernel.sh failed")
+    kernel = rig("kernel.sh", "6.1")
     source = os.path.join(ROOT, "tests/guest/payload.c")
     initrd = os.path.join(out, "initrd")
     if not os.path.exists(initrd) or \
@@ -156,7 +162,7 @@ def _boot_files():
                                   stdout=open(initrd + ".tmp", "w"))
             check(cpio.returncode == 0, "cpio failed")
             os.rename(initrd + ".tmp", initrd)
-    return r.stdout.strip() + "/vmlinuz", initrd
+    return kernel + "/vmlinuz", initrd
 
 
 class Guest:

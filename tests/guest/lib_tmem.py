@@ -30,16 +30,6 @@ shell_guest = bench_module("shell_guest")
 ShellError = shell_guest.ShellError
 
 
-def _rig(script):
-    """What a script of tests/rig prints for this kernel."""
-    r = subprocess.run([os.path.join(lib.ROOT, "tests/rig", script), KERNEL],
-                       stdout=subprocess.PIPE, text=True)
-    if r.returncode == 77:
-        raise Skip(f"{script} {KERNEL}: not to be had here")
-    check(r.returncode == 0, f"tests/rig/{script} {KERNEL} failed")
-    return r.stdout.strip().splitlines()[-1]
-
-
 _made = {}
 
 
@@ -47,14 +37,15 @@ def boot_files(binaries=()):
     """(folder of the kernel, initrd), made once a run of tests."""
     key = (KERNEL, tuple(binaries))
     if key not in _made:
-        kernel = _rig("kernel.sh")
+        kernel = lib.rig("kernel.sh", KERNEL)
         out = os.path.join(lib.BUILD, "guest")
         os.makedirs(out, exist_ok=True)
         name = "-".join(["tmem", KERNEL, *map(os.path.basename, binaries)])
         programs = {p: f"tests/guest/{p}.c" for p in PROGRAMS}
         _made[key] = kernel, shell_guest.initrd_make(
             shell_guest.Parts(kernel, programs=programs, modules=MODULES,
-                              kos=[MODULE or _rig("module.sh")], load=False,
+                              kos=[MODULE or lib.rig("module.sh", KERNEL)],
+                              load=False,
                               binaries=["/sbin/dmsetup", *binaries]),
             os.path.join(out, name + ".initrd"))
     return _made[key]
