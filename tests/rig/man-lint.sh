@@ -11,7 +11,7 @@ for name in hvd hv tmem-ctl; do
 		bad=1
 	}
 done
-for page in docs/man/*.[1-8]; do
+for page in docs/man/*.[1-8] guest-drivers/linux/package/*.[1-8]; do
 	[ -f "$page" ] || continue
 	mandoc -T lint -W warning "$page" || bad=1
 done
