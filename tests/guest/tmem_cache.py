@@ -12,6 +12,7 @@ TMEM_LONG=1 cuts the power more often.
 import hashlib
 import os
 import random
+import subprocess
 
 import lib
 import lib_tmem
@@ -53,6 +54,41 @@ def storm_makes_no_difference():
     m.kernel_is_fine()
     m.kill()
     lib_tmem.fsck(disk)
+
+
+def first_block(disk, path):
+    """Where on the disk a file that lies in one piece begins, in blocks."""
+    env = dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    text = subprocess.run(["debugfs", "-R", f"bmap {path} 0", disk], env=env,
+                          check=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, text=True).stdout
+    return int(text)
+
+
+def block_written_under_a_page():
+    """a page whose block was written since is not kept for that block"""
+    folder = os.path.join(lib.work, "under")
+    os.mkdir(folder)
+    for name in ("file", "other"):
+        with open(os.path.join(folder, name), "wb") as f:
+            f.write(random.Random(lib.seed()).randbytes(64 << 12))
+    disk = lib_tmem.disk_make("under", 64, files=folder)
+    block = first_block(disk, "/file")
+    m = mounted(Machine("under", lib.Hvd().start(), ram=RAM, swap=0, tmem=64,
+                        disks=[disk]))
+    device = m.run("sed -n 's/ .mnt ext4.*//p' /proc/mounts")
+    m.run("cat /mnt/file >/dev/null; yes new | head -c 262144 >/new")
+    m.run(f"dd if=/new of={device} bs=4k seek={block} oflag=direct "
+          "conv=notrunc")
+    # A page that somebody holds for a moment is dropped the next time.
+    lib.wait_for("the file to be as on the disk", lambda: m.shell.ask(
+        "cat /mnt/other >/dev/null; echo 1 >/proc/sys/vm/drop_caches; "
+        "cmp /new /mnt/file")[0] == 0, 10)
+    stale = m.run(f"sed -n 's/^stale //p' {lib_tmem.DEBUG}/cache")
+    say(f"{stale} pages were stale, {m.counters()['cache_puts']} put")
+    check(int(stale) >= 32, "the file's pages were never known")
+    m.run("umount /mnt && dmsetup remove cached", 60)
+    m.kernel_is_fine()
 
 
 def files_make():
@@ -176,4 +212,5 @@ def power_cuts():
     lib_tmem.fsck(disk)
 
 
-lib.main(storm_makes_no_difference, second_pass_spares_the_disk, power_cuts)
+lib.main(storm_makes_no_difference, block_written_under_a_page,
+         second_pass_spares_the_disk, power_cuts)
