@@ -87,14 +87,6 @@ static void pending_unlink(struct domain *dom, struct pending *p)
 		list->newest = p->older;
 }
 
-/* From the list of gathering ones, or of asked ones, to the latter's end. */
-static void pending_is_asked(struct domain *dom, struct pending *p)
-{
-	pending_unlink(dom, p);
-	p->gathering = false;
-	pending_link(dom, p);
-}
-
 /* Its frame must be pending still: the last of the table takes its place. */
 static void pending_unhook(struct domain *dom, struct pending *p)
 {
@@ -375,6 +367,24 @@ static bool want_queue(struct domain_member *m, const struct pending *p)
 
 /* ---- transitions ------------------------------------------------------- */
 
+/*
+ * Its asked page is counted as a claim and hears of it. From the list of
+ * gathering ones, or of asked ones, to the latter's end.
+ */
+static void pending_ask(struct domain *dom, struct pending *p)
+{
+	struct domain_member *m = place_member(dom, p->asked);
+
+	pending_unlink(dom, p);
+	p->gathering = false;
+	pending_link(dom, p);
+	if (!want_queue(m, p)) {
+		m->claims--;
+		pending_abandon(dom, p);
+		dom->count.no_memory++;
+	}
+}
+
 /* One page is left that has this content: a candidate again. */
 static void pending_revert(struct domain *dom, struct pending *p)
 {
@@ -402,14 +412,8 @@ void content_pass_on(struct domain *dom, struct pending *p)
 	}
 	p->asked = p->waiter[0];
 	content_waiter_remove(dom, p, 0);
-	m = place_member(dom, p->asked);
-	m->claims++;
-	pending_is_asked(dom, p);
-	if (!want_queue(m, p)) {
-		m->claims--;
-		pending_abandon(dom, p);
-		dom->count.no_memory++;
-	}
+	place_member(dom, p->asked)->claims++;
+	pending_ask(dom, p);
 }
 
 /* A second page with the content of a candidate: ask for it. */
@@ -484,17 +488,9 @@ static void pending_rehome(struct domain *dom, struct pending *p)
 
 static void gathered_ask(struct domain *dom, struct pending *p)
 {
-	struct domain_member *m;
-
 	oldest_is_asked(p);
-	m = place_member(dom, p->asked);
 	pending_rehome(dom, p);
-	pending_is_asked(dom, p);
-	if (!want_queue(m, p)) {
-		m->claims--;
-		pending_abandon(dom, p);
-		dom->count.no_memory++;
-	}
+	pending_ask(dom, p);
 }
 
 void content_gathered_ask(struct domain *dom, uint64_t ns, size_t most)
