@@ -98,16 +98,13 @@ static int decline(struct share *sh, const struct wire_want *w)
 	return sh->send(sh->arg, &msg.head);
 }
 
-/* Collects pages that still have the hash; *used_out wants were looked at. */
+/* Collects the first n pages wanted, up to one without its hash. */
 static uint32_t publish_fill(struct share *sh, struct publish *msg,
-			     size_t *used_out, bool *declined)
+			     const struct wire_want *w, size_t n)
 {
-	const struct wire_want *w = sh->wants.item;
-	size_t n = min_u64(sh->wants.n - sh->wants.at, WIRE_PUBLISH_MAX);
-	size_t there, ok = 0;
 	gfn_t gfn[WIRE_PUBLISH_MAX];
+	size_t there, ok = 0;
 
-	w += sh->wants.at;
 	for (size_t i = 0; i < n; i++)
 		gfn[i] = (gfn_t){w[i].page};
 	there = mm_pages_read(sh->mm, gfn, n, msg->page);
@@ -115,8 +112,6 @@ static uint32_t publish_fill(struct share *sh, struct publish *msg,
 	       sharing_hash(sh->secret, msg->page[ok]) == w[ok].hash)
 		ok++;
 	memcpy(msg->entry, w, ok * sizeof(*w));
-	*declined = !ok;
-	*used_out = ok;
 	return (uint32_t)ok;
 }
 
@@ -137,21 +132,21 @@ static void publish_seal(struct publish *msg, uint32_t n)
 /* One message. Returns 0, or -EAGAIN: the link is full. */
 static int wants_step(struct share *sh, struct publish *msg)
 {
-	const struct wire_want *w = sh->wants.item;
-	bool declined;
-	size_t used;
-	uint32_t n = publish_fill(sh, msg, &used, &declined);
+	const struct wire_want *wants = sh->wants.item;
+	const struct wire_want *w = wants + sh->wants.at;
+	size_t left = sh->wants.n - sh->wants.at;
+	uint32_t n = publish_fill(sh, msg, w, min_u64(left, WIRE_PUBLISH_MAX));
 	int rc;
 
-	if (declined) {
-		rc = decline(sh, &w[sh->wants.at]);
-		used = 1;
-	} else {
+	if (n) {
 		publish_seal(msg, n);
 		rc = sh->send(sh->arg, &msg->head);
+	} else {
+		rc = decline(sh, w);
+		n = 1;
 	}
 	if (rc == 0)
-		sh->wants.at += used;
+		sh->wants.at += n;
 	return rc;
 }
 
