@@ -310,39 +310,43 @@ uint64_t tmem_flush(struct tmem *tm, uint64_t bytes)
 	return tm ? evict_bytes(tm, bytes) : 0;
 }
 
-/* Of all clients: what they are charged, or the ephemeral part of it. */
-enum charged { CHARGED_EPHEMERAL, CHARGED_ALL };
+/* What all clients are charged. */
+struct charged {
+	uint64_t all, ephemeral;
+};
 
-static uint64_t charged_sum(const struct tmem *tm, enum charged which)
+static struct charged charged_sum(const struct tmem *tm)
 {
 	struct tmem *inside = tmem_inside(tm);
-	uint64_t bytes = atomic_load(&tm->shared_bytes);
+	uint64_t shared = atomic_load(&tm->shared_bytes);
+	struct charged sum = {.all = shared, .ephemeral = shared};
 
 	clients_take(inside, CLIENTS_READ);
-	for (struct tmem_client *cl = tm->clients; cl; cl = cl->next)
-		bytes += atomic_load(which == CHARGED_ALL
-					     ? &cl->bytes
-					     : &cl->bytes_ephemeral);
+	for (struct tmem_client *cl = tm->clients; cl; cl = cl->next) {
+		sum.all += atomic_load(&cl->bytes);
+		sum.ephemeral += atomic_load(&cl->bytes_ephemeral);
+	}
 	clients_drop(inside);
-	return bytes;
+	return sum;
 }
 
 uint64_t tmem_freeable(const struct tmem *tm)
 {
-	return tm ? charged_sum(tm, CHARGED_EPHEMERAL) : 0;
+	return tm ? charged_sum(tm).ephemeral : 0;
 }
 
 uint64_t tmem_freeable_used(const struct tmem *tm)
 {
-	uint64_t freeable, charged, used;
+	struct charged charged;
+	uint64_t used;
 
 	if (!tm)
 		return 0;
-	freeable = charged_sum(tm, CHARGED_EPHEMERAL);
-	charged = charged_sum(tm, CHARGED_ALL);
+	charged = charged_sum(tm);
 	used = atomic_load(&tm->budget.used);
 	used -= min_u64(used, tm->empty_bytes);
-	if (!charged || used < charged)
-		return freeable;
-	return (uint64_t)((double)used * (double)freeable / (double)charged);
+	if (!charged.all || used < charged.all)
+		return charged.ephemeral;
+	return (uint64_t)((double)used * (double)charged.ephemeral /
+			  (double)charged.all);
 }
