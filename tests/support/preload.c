@@ -3,6 +3,7 @@
 #include "tests/support/preload.h"
 #include "tests/support/skip.h"
 
+#include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
 #include <stdbool.h>
@@ -57,4 +58,23 @@ void preload_exec(const char *option, const char *value)
 	setenv("ASAN_OPTIONS", "verify_asan_link_order=0:detect_leaks=0", 1);
 	execl(self, self, option, value, (char *)NULL);
 	_exit(98);
+}
+
+void preload_stderr(void)
+{
+	int err = open("stderr", O_WRONLY | O_CREAT | O_TRUNC, 0644);
+
+	dup2(err, 2);
+}
+
+const char *preload_said(void)
+{
+	static char text[65536];
+	FILE *file = fopen("stderr", "r");
+	size_t n = file ? fread(text, 1, sizeof(text) - 1, file) : 0;
+
+	text[n] = '\0';
+	if (file)
+		fclose(file);
+	return text;
 }

@@ -21,4 +21,12 @@ void preload_refuse_tsan(void);
  */
 _Noreturn void preload_exec(const char *option, const char *value);
 
+/*
+ * In a child before that: what it says on stderr goes to a file of this name,
+ * which is the parent's to remove, in the folder where both are.
+ */
+void preload_stderr(void);
+/* The text of that file, cut at 64 KiB; "" if there is none. */
+const char *preload_said(void);
+
 #endif

@@ -310,27 +310,13 @@ static int child_main(const char *name)
 
 _Noreturn static void child_exec(const char *scenario, const char *tmem)
 {
-	int err = open("stderr", O_WRONLY | O_CREAT | O_TRUNC, 0644);
-
-	dup2(err, 2);
+	preload_stderr();
 	setenv("TIDEPOOL_RUN_DIR", dir, 1);
 	setenv("TIDEPOOL_NAME", "vm", 1);
 	setenv("TIDEPOOL_TMEM_QUEUES", "3", 1);
 	if (tmem)
 		setenv("TIDEPOOL_TMEM", tmem, 1);
 	preload_exec("--vmm", scenario);
-}
-
-static const char *child_said(void)
-{
-	static char text[8192];
-	FILE *file = fopen("stderr", "r");
-	size_t n = file ? fread(text, 1, sizeof(text) - 1, file) : 0;
-
-	text[n] = '\0';
-	if (file)
-		fclose(file);
-	return text;
 }
 
 static void child_passes(const char *scenario, const char *tmem)
@@ -342,13 +328,13 @@ static void child_passes(const char *scenario, const char *tmem)
 		child_exec(scenario, tmem);
 	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
 	ck_assert_msg(!status, "%s: status %#x: %s", scenario, status,
-		      child_said());
+		      preload_said());
 }
 
 START_TEST(device_is_served_and_served_again)
 {
 	child_passes("guest", "16M");
-	ck_assert_ptr_nonnull(strstr(child_said(), "up to 16 MiB"));
+	ck_assert_ptr_nonnull(strstr(preload_said(), "up to 16 MiB"));
 }
 END_TEST
 
@@ -361,7 +347,7 @@ END_TEST
 START_TEST(one_device_at_a_time)
 {
 	child_passes("one_device", "1M");
-	ck_assert_ptr_nonnull(strstr(child_said(), "busy"));
+	ck_assert_ptr_nonnull(strstr(preload_said(), "busy"));
 }
 END_TEST
 
@@ -380,7 +366,7 @@ END_TEST
 START_TEST(without_the_word_there_is_no_line_and_it_is_said)
 {
 	child_passes("nothing", NULL);
-	ck_assert_ptr_nonnull(strstr(child_said(), "`tmem` is not set"));
+	ck_assert_ptr_nonnull(strstr(preload_said(), "`tmem` is not set"));
 	child_passes("nothing", "0");
 }
 END_TEST

@@ -38,9 +38,7 @@ static const struct {
 _Noreturn static void child_exec(const char *scenario, const char *name,
 				 const char *value, uid_t uid)
 {
-	int err = open("stderr", O_WRONLY | O_CREAT | O_TRUNC, 0644);
-
-	dup2(err, 2);
+	preload_stderr();
 	if (uid && setuid(uid))
 		_exit(99);
 	setenv("TIDEPOOL_RUN_DIR", dir, 1);
@@ -76,19 +74,6 @@ static struct vmm vmm_start(const char *scenario)
 	return vmm_start_as(scenario, none->name, none->value, 0);
 }
 
-/* What the agent and the VMM said on stderr. */
-static const char *vmm_said(void)
-{
-	static char text[65536];
-	FILE *file = fopen("stderr", "r");
-	size_t n = file ? fread(text, 1, sizeof(text) - 1, file) : 0;
-
-	text[n] = '\0';
-	if (file)
-		fclose(file);
-	return text;
-}
-
 static void vmm_waits(const struct vmm *v, const char *word)
 {
 	struct pollfd p = {v->out, POLLIN, 0};
@@ -96,7 +81,7 @@ static void vmm_waits(const struct vmm *v, const char *word)
 
 	ck_assert_int_eq(poll(&p, 1, 60000), 1);
 	ck_assert_msg(read(v->out, line, sizeof(line) - 1) > 0,
-		      "the VMM died: %s", vmm_said());
+		      "the VMM died: %s", preload_said());
 	ck_assert_msg(!strncmp(line, word, strlen(word)), "said %s", line);
 }
 
@@ -113,14 +98,14 @@ static void vmm_ends_well(const struct vmm *v)
 	close(v->in);
 	close(v->out);
 	ck_assert_msg(WIFEXITED(status) && !WEXITSTATUS(status),
-		      "status %#x: %s", status, vmm_said());
+		      "status %#x: %s", status, preload_said());
 }
 
 static size_t lines_with(const char *word)
 {
 	size_t n = 0;
 
-	for (const char *at = vmm_said(); (at = strstr(at, word)); at++)
+	for (const char *at = preload_said(); (at = strstr(at, word)); at++)
 		n++;
 	return n;
 }
@@ -133,7 +118,7 @@ static size_t lines_with(const char *word)
 		while (!(x) && left_--)                                        \
 			usleep(20000);                                         \
 		ck_assert_msg(left_ >= 0, "not within %d s: %s\n%s", seconds,  \
-			      #x, vmm_said());                                 \
+			      #x, preload_said());                             \
 	} while (0)
 
 static struct domain_stats domain_now(void)
@@ -180,7 +165,7 @@ static void vmm_merges(void)
 	while (domain_now().sharing_pages < VMM_DUPS / 10 * 9 && left--)
 		usleep(20000);
 	ck_assert_msg(left >= 0, "not merged in 40 s: %s\n%s", counts_text(),
-		      vmm_said());
+		      preload_said());
 }
 
 /* hvd's references and the VM's own count of shared pages agree. */
@@ -471,7 +456,7 @@ START_TEST(process_without_guest_ram_is_untouched)
 	struct vmm v = vmm_start("small");
 
 	vmm_ends_well(&v);
-	ck_assert_str_eq(vmm_said(), "");
+	ck_assert_str_eq(preload_said(), "");
 }
 END_TEST
 
