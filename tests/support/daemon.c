@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* See daemon.h. */
 #include "tests/support/daemon.h"
+#include "hv/libhv/hv.h"
 #include "sharing/hash.h"
 #include "tests/support/skip.h"
 
@@ -192,6 +193,16 @@ int daemon_connect(const struct daemon *d)
 
 	ck_assert_int_ge(fd, 0);
 	return fd;
+}
+
+struct hv *daemon_hv(const struct daemon *d)
+{
+	char socket[sizeof(d->dir) + 16];
+	struct hv *hv;
+
+	snprintf(socket, sizeof(socket), "%s/control.sock", d->dir);
+	ck_assert_int_eq(hv_create(socket, &hv), 0);
+	return hv;
 }
 
 json_t *daemon_call(struct daemon *d, const char *request, char errno_out[32])

@@ -57,6 +57,8 @@ pid_t daemon_call_begin(struct daemon *d, const char *request,
 void daemon_call_end(pid_t call);
 /* A connection to the control socket. */
 int daemon_connect(const struct daemon *d);
+/* libhv's, for hv_destroy(). */
+struct hv *daemon_hv(const struct daemon *d);
 /* A number of the result, named by a path such as "vms.0.mm.scans". */
 int64_t daemon_number(struct daemon *d, const char *request, const char *path);
 /* Waits until it is so; fails after 10 s. */

@@ -15,7 +15,6 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,12 +35,9 @@ static const char uuid_text[] = "05000000-0000-0000-0000-000000000000";
 
 static void set_up(void)
 {
-	char socket[PATH_MAX];
-
 	daemon_start(&d, NULL, NULL);
 	swapper_start(&vm, d.dir, "a", "64M");
-	snprintf(socket, sizeof(socket), "%s/control.sock", d.dir);
-	ck_assert_int_eq(hv_create(socket, &hv), 0);
+	hv = daemon_hv(&d);
 	ck_assert_int_eq(swapper_do(&vm, SWAPPER_BEGIN, 0, 0, 0), 0);
 	daemon_await(&d, SHOW, "guest.drivers", 1);
 }
@@ -358,8 +354,7 @@ START_TEST(cut_and_altered_streams_are_refused_whole)
 		off_t at = (off_t)rng_below(&rng, (uint64_t)st.st_size);
 
 		byte_flip(fd, at);
-		ck_assert_int_eq(lseek(fd, 0, SEEK_SET), 0);
-		CALL(-EBADMSG, hv_restore(hv, "a", fd, HV_DO, OUT));
+		restore_is(fd, -EBADMSG);
 		byte_flip(fd, at);
 	}
 	ck_assert_int_eq(daemon_number(&d, SHOW, "guest.pools"), 0);
@@ -407,14 +402,12 @@ END_TEST
 START_TEST(a_save_that_waits_holds_up_nobody)
 {
 	int p = pool_make(LINE_POOL_PERSISTENT), end[2];
-	char socket[PATH_MAX];
 	struct hv_value *value;
 	struct hv *slow;
 
 	swapper_put_many(&vm, p, 0, PAGES, 5000);
 	ck_assert_int_eq(pipe2(end, O_CLOEXEC), 0);
-	snprintf(socket, sizeof(socket), "%s/control.sock", d.dir);
-	ck_assert_int_eq(hv_create(socket, &slow), 0);
+	slow = daemon_hv(&d);
 	hv_timeout_set(slow, 300);
 	ck_assert_int_eq(hv_save(slow, "a", end[1], HV_DO, &value), -ETIMEDOUT);
 	hv_destroy(slow);

@@ -214,16 +214,6 @@ END_TEST
 
 /* ---- files --------------------------------------------------------------- */
 
-static struct hv *hv_open(void)
-{
-	char socket[128];
-	struct hv *hv;
-
-	snprintf(socket, sizeof(socket), "%s/control.sock", d.dir);
-	ck_assert_int_eq(hv_create(socket, &hv), 0);
-	return hv;
-}
-
 static pid_t save_begin(int fd, int want_rc)
 {
 	struct hv_value *value = NULL;
@@ -234,7 +224,7 @@ static pid_t save_begin(int fd, int want_rc)
 	ck_assert_int_ge(pid, 0);
 	if (pid)
 		return pid;
-	rc = hv_save(hv_open(), "a", fd, HV_DO, &value);
+	rc = hv_save(daemon_hv(&d), "a", fd, HV_DO, &value);
 	if (!rc && (hv_value_u64(value, "pages", &pages) || pages != 7))
 		_exit(2);
 	_exit(rc != want_rc);
