@@ -27,7 +27,7 @@
 #define ERRNO_MAX   133
 
 struct hv {
-	struct link link;
+	struct hv_link link;
 	bool reconnects;
 	unsigned timeout_ms;
 	uint64_t next_id;
@@ -46,7 +46,7 @@ static int PRINTF(4, 5)
 	va_end(ap);
 	hv->fault = fault;
 	if (fault == HV_FAULT_REACH || fault == HV_FAULT_REPLY)
-		link_drop(&hv->link);
+		hv_link_drop(&hv->link);
 	return rc;
 }
 
@@ -56,7 +56,7 @@ static int handle_create(struct hv **out)
 
 	if (!hv)
 		return -ENOMEM;
-	link_init(&hv->link);
+	hv_link_init(&hv->link);
 	hv->timeout_ms = TIMEOUT_MS;
 	hv->next_id = 1;
 	*out = hv;
@@ -100,7 +100,7 @@ void hv_destroy(struct hv *hv)
 {
 	if (!hv)
 		return;
-	link_fini(&hv->link);
+	hv_link_fini(&hv->link);
 	free(hv);
 }
 
@@ -136,10 +136,11 @@ static int ready(struct hv *hv, uint64_t deadline)
 {
 	int rc;
 
-	if (hv->link.fd >= 0 && (!hv->reconnects || link_is_quiet(&hv->link)))
+	if (hv->link.fd >= 0 &&
+	    (!hv->reconnects || hv_link_is_quiet(&hv->link)))
 		return 0;
-	link_drop(&hv->link);
-	rc = hv->reconnects ? link_connect(&hv->link, hv->socket, deadline)
+	hv_link_drop(&hv->link);
+	rc = hv->reconnects ? hv_link_connect(&hv->link, hv->socket, deadline)
 			    : -ENOTCONN;
 	if (rc)
 		return fail(hv, rc, HV_FAULT_REACH, "%s", strerror(-rc));
@@ -185,7 +186,7 @@ static int reply_judge(struct hv *hv, json_t *reply, uint64_t id,
 	if (!json_is_object(result))
 		return fail(hv, -EPROTO, HV_FAULT_REPLY,
 			    "the reply has neither result nor error");
-	*out = value_of(json_incref(result));
+	*out = hv_value_of(json_incref(result));
 	return 0;
 }
 
@@ -196,7 +197,7 @@ static int reply_take(struct hv *hv, uint64_t id, uint64_t deadline,
 	json_t *reply;
 	char *line;
 	size_t n;
-	int rc = link_line(&hv->link, &line, &n, deadline);
+	int rc = hv_link_line(&hv->link, &line, &n, deadline);
 
 	if (rc == -EMSGSIZE)
 		return fail(hv, rc, HV_FAULT_REPLY, "the reply has no end");
@@ -216,12 +217,12 @@ static int reply_take(struct hv *hv, uint64_t id, uint64_t deadline,
 static int exchange(struct hv *hv, const char *line, uint64_t id, int fd,
 		    struct hv_value **out)
 {
-	uint64_t deadline = link_deadline(hv->timeout_ms);
+	uint64_t deadline = hv_link_deadline(hv->timeout_ms);
 	int rc = ready(hv, deadline);
 
 	if (rc)
 		return rc;
-	rc = link_send(&hv->link, line, strlen(line), fd, deadline);
+	rc = hv_link_send(&hv->link, line, strlen(line), fd, deadline);
 	/* On EPIPE hvd may still have left its reason to be read. */
 	if (rc && rc != -EPIPE)
 		return fail(hv, rc, HV_FAULT_REACH, "cannot send: %s",

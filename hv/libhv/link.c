@@ -27,17 +27,17 @@ static uint64_t now_ms(void)
 	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
-uint64_t link_deadline(unsigned ms)
+uint64_t hv_link_deadline(unsigned ms)
 {
 	return now_ms() + ms;
 }
 
-void link_init(struct link *link)
+void hv_link_init(struct hv_link *link)
 {
-	*link = (struct link){.fd = -1};
+	*link = (struct hv_link){.fd = -1};
 }
 
-void link_drop(struct link *link)
+void hv_link_drop(struct hv_link *link)
 {
 	if (link->fd >= 0)
 		close(link->fd);
@@ -45,9 +45,9 @@ void link_drop(struct link *link)
 	link->have = link->used = 0;
 }
 
-void link_fini(struct link *link)
+void hv_link_fini(struct hv_link *link)
 {
-	link_drop(link);
+	hv_link_drop(link);
 	free(link->buf);
 	link->buf = NULL;
 	link->room = 0;
@@ -83,7 +83,7 @@ static int socket_connect(int fd, const struct sockaddr_un *addr,
 	return 0;
 }
 
-int link_connect(struct link *link, const char *path, uint64_t deadline)
+int hv_link_connect(struct hv_link *link, const char *path, uint64_t deadline)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 	int fd, rc;
@@ -99,12 +99,12 @@ int link_connect(struct link *link, const char *path, uint64_t deadline)
 		close(fd);
 		return rc;
 	}
-	link_drop(link);
+	hv_link_drop(link);
 	link->fd = fd;
 	return 0;
 }
 
-bool link_is_quiet(const struct link *link)
+bool hv_link_is_quiet(const struct hv_link *link)
 {
 	struct pollfd pfd = {.fd = link->fd, .events = POLLIN};
 
@@ -131,8 +131,8 @@ static ssize_t part_send(int sock, const char *data, size_t n, int fd)
 	return sendmsg(sock, &mh, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-int link_send(struct link *link, const char *data, size_t n, int fd,
-	      uint64_t deadline)
+int hv_link_send(struct hv_link *link, const char *data, size_t n, int fd,
+		 uint64_t deadline)
 {
 	while (n) {
 		ssize_t r = part_send(link->fd, data, n, fd);
@@ -154,7 +154,7 @@ int link_send(struct link *link, const char *data, size_t n, int fd,
 }
 
 /* One byte more than the longest line is kept for the 0. */
-static int room_make(struct link *link)
+static int room_make(struct hv_link *link)
 {
 	size_t room = link->room ? link->room : READ_BYTES;
 	char *buf;
@@ -173,7 +173,7 @@ static int room_make(struct link *link)
 	return 0;
 }
 
-static int link_fill(struct link *link, uint64_t deadline)
+static int link_fill(struct hv_link *link, uint64_t deadline)
 {
 	ssize_t r;
 	int rc = room_make(link);
@@ -193,12 +193,12 @@ static int link_fill(struct link *link, uint64_t deadline)
 		return socket_wait(link->fd, POLLIN, deadline);
 	link->tick(link->tick_arg);
 	rc = socket_wait(link->fd, POLLIN,
-			 min_u64(deadline, link_deadline(LINK_TICK_MS)));
+			 min_u64(deadline, hv_link_deadline(LINK_TICK_MS)));
 	return rc == -ETIMEDOUT && now_ms() < deadline ? 0 : rc;
 }
 
-int link_line(struct link *link, char **line_out, size_t *n_out,
-	      uint64_t deadline)
+int hv_link_line(struct hv_link *link, char **line_out, size_t *n_out,
+		 uint64_t deadline)
 {
 	size_t seen = 0;
 	char *end;

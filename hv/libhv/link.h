@@ -8,7 +8,7 @@
 /* A reply lists every VM of a host: a thousand fit several times. */
 #define LINK_LINE_MAX ((size_t)16 << 20)
 
-struct link {
+struct hv_link {
 	int fd; /* -1: not connected */
 	char *buf;
 	size_t have; /* bytes in buf */
@@ -21,28 +21,28 @@ struct link {
 #define LINK_TICK_MS 250
 
 /* Milliseconds of the monotonic clock, now + ms. */
-uint64_t link_deadline(unsigned ms);
+uint64_t hv_link_deadline(unsigned ms);
 
-void link_init(struct link *link);
-void link_fini(struct link *link);
-void link_drop(struct link *link);
+void hv_link_init(struct hv_link *link);
+void hv_link_fini(struct hv_link *link);
+void hv_link_drop(struct hv_link *link);
 
 /* -ENAMETOOLONG, -ETIMEDOUT or what connect(2) says. */
-MUST_CHECK int link_connect(struct link *link, const char *path,
-			    uint64_t deadline);
+MUST_CHECK int hv_link_connect(struct hv_link *link, const char *path,
+			       uint64_t deadline);
 
 /* Nothing unasked has come and the other end is there. */
-bool link_is_quiet(const struct link *link);
+bool hv_link_is_quiet(const struct hv_link *link);
 
 /* With the first byte goes fd, unless it is -1; it stays the caller's. */
-MUST_CHECK int link_send(struct link *link, const char *data, size_t n, int fd,
-			 uint64_t deadline);
+MUST_CHECK int hv_link_send(struct hv_link *link, const char *data, size_t n,
+			    int fd, uint64_t deadline);
 
 /*
  * The next line, without its newline and ended by a 0; valid until the next
  * call. -ETIMEDOUT, -ECONNRESET (ended), -EMSGSIZE (over LINK_LINE_MAX).
  */
-MUST_CHECK int link_line(struct link *link, char **line_out, size_t *n_out,
-			 uint64_t deadline);
+MUST_CHECK int hv_link_line(struct hv_link *link, char **line_out,
+			    size_t *n_out, uint64_t deadline);
 
 #endif

@@ -11,7 +11,7 @@
 #include <errno.h>
 #include <string.h>
 
-struct hv_value *value_of(json_t *json)
+struct hv_value *hv_value_of(json_t *json)
 {
 	return (struct hv_value *)json;
 }
@@ -94,7 +94,7 @@ size_t hv_value_count(const struct hv_value *v, const char *path)
 const struct hv_value *hv_value_at(const struct hv_value *v, const char *path,
 				   size_t i)
 {
-	return value_of(json_array_get(path_find(json_of(v), path), i));
+	return hv_value_of(json_array_get(path_find(json_of(v), path), i));
 }
 
 bool hv_value_next(const struct hv_value *object, struct hv_cursor *cursor)
@@ -108,7 +108,7 @@ bool hv_value_next(const struct hv_value *object, struct hv_cursor *cursor)
 	if (!cursor->iter)
 		return false;
 	cursor->name = json_object_iter_key(cursor->iter);
-	cursor->value = value_of(json_object_iter_value(cursor->iter));
+	cursor->value = hv_value_of(json_object_iter_value(cursor->iter));
 	return true;
 }
 

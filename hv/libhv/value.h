@@ -7,6 +7,6 @@
 
 #include <jansson.h>
 
-struct hv_value *value_of(json_t *json);
+struct hv_value *hv_value_of(json_t *json);
 
 #endif
