@@ -5,6 +5,7 @@ its own affair: bench/guest/modules.c loads what the file /modules names."""
 import os
 import shutil
 import subprocess
+import tempfile
 
 from . import result
 
@@ -71,9 +72,14 @@ def modules_add(root, folder, files, listed=True):
 
 
 def pack(root, out):
-    """Everything below root, as an initrd; returns out."""
+    """Everything below root, as an initrd; returns out. It is there whole or
+    not at all: programs that make the same one may run at the same time."""
     names = _run(["find", "."], cwd=root)
-    with open(out, "wb") as file:
-        subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"],
-                       input=names.encode(), cwd=root, stdout=file, check=True)
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(out)) as folder:
+        made = os.path.join(folder, "initrd")
+        with open(made, "wb") as file:
+            subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"],
+                           input=names.encode(), cwd=root, stdout=file,
+                           check=True)
+        os.replace(made, out)
     return out
