@@ -538,10 +538,5 @@ void line_counts(struct line *line, struct line_counts *out)
 
 void line_guest_stats(const struct line *line, struct line_stats *out)
 {
-	const uint64_t *word = (const void *)&guest_page(line)->stats;
-	uint64_t copy[sizeof(*out) / sizeof(uint64_t)];
-
-	for (size_t i = 0; i < ARRAY_LEN(copy); i++)
-		copy[i] = __atomic_load_n(&word[i], __ATOMIC_RELAXED);
-	memcpy(out, copy, sizeof(*out));
+	guest_words_fetch(out, &guest_page(line)->stats, sizeof(*out));
 }

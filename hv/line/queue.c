@@ -32,7 +32,6 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <string.h>
 #include <sys/eventfd.h>
 
 #define WINDOW_MIN_NS  2000
@@ -44,24 +43,13 @@ enum batch { BATCH_DONE, BATCH_EMPTY, BATCH_NOT_LIVE };
 
 /* ---- requests ---- */
 
-/* Atomic: the compiler may not look again at what the guest can change. */
-static void entry_fetch(const struct line_entry *from, struct line_entry *to)
-{
-	const uint64_t *word = (const void *)from;
-	uint64_t copy[sizeof(*to) / sizeof(uint64_t)];
-
-	for (size_t i = 0; i < ARRAY_LEN(copy); i++)
-		copy[i] = __atomic_load_n(&word[i], __ATOMIC_RELAXED);
-	memcpy(to, copy, sizeof(*to));
-}
-
 static void position_do(struct queue *q, uint32_t position)
 {
 	uint32_t i = position & (q->world->entries - 1);
 	struct line_entry entry;
 	int32_t result;
 
-	entry_fetch(&q->entry[i], &entry);
+	guest_words_fetch(&entry, &q->entry[i], sizeof(entry));
 	result = request_do(q->world->client, &entry,
 			    q->slot + (size_t)i * LINE_PAGE_BYTES, &q->count);
 	__atomic_store_n(&q->entry[i].result, result, __ATOMIC_RELAXED);

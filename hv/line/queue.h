@@ -10,6 +10,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 
 /* What the threads of one line share, and none of it changes. */
 struct queue_world {
@@ -45,6 +46,21 @@ struct queue {
 	_Atomic uint32_t head;
 	struct line_counts count; /* lock */
 };
+
+/*
+ * A copy of what the guest can change, whole words of it. Atomic: the compiler
+ * may not look again.
+ */
+static inline void guest_words_fetch(void *to, const void *from, size_t bytes)
+{
+	const uint64_t *word = from;
+
+	for (size_t i = 0; i < bytes / sizeof(*word); i++) {
+		uint64_t copy = __atomic_load_n(&word[i], __ATOMIC_RELAXED);
+
+		memcpy((uint8_t *)to + i * sizeof(copy), &copy, sizeof(copy));
+	}
+}
 
 /* at: where the queue begins in memory. */
 void queue_init(struct queue *q, const struct queue_world *world, unsigned n,
