@@ -226,6 +226,12 @@ static inline void releases_flush(struct mm *mm, struct releases *rel)
 /* Tables of the manager and what its mappings cost the kernel. */
 uint64_t mm_metadata_bytes(const struct mm *mm);
 
+/*
+ * What the store takes, less its ephemeral pages: they are free memory lent to
+ * the guest. Also tells all of the store.
+ */
+uint64_t mm_store_bytes(const struct mm *mm, struct tmem_stats *store_out);
+
 /* Memory to which pages are moved: registered for good, never huge. */
 MUST_CHECK int bench_create(struct mm *mm, size_t bytes, uint8_t **out);
 

@@ -282,7 +282,7 @@ int mm_frames_walk(struct mm *mm, mm_frame_fn *fn, void *arg)
 	return 0;
 }
 
-/* How many of gfn[0..n) lie in the chunk of the first; which of them are. */
+/* How many of gfn[0..n) lie in the chunk of the first; between which two. */
 static size_t chunk_span(const gfn_t *gfn, size_t n, uint64_t *first_out,
 			 uint64_t *last_out)
 {
@@ -326,18 +326,16 @@ static size_t chunk_read(struct mm *mm, const struct spot *s, const gfn_t *gfn,
 size_t mm_pages_read(struct mm *mm, const gfn_t *gfn, size_t n,
 		     uint8_t (*out)[PAGE_BYTES])
 {
-	size_t done = 0, got, span;
-	uint64_t first, last;
+	size_t done = 0, got;
 	struct spot s;
 
 	while (done < n && map_find_gfn(&mm->map, gfn[done], &s)) {
-		span = chunk_span(gfn + done, n - done, &first, &last);
 		pthread_mutex_lock(&s.chunk->lock);
 		got = chunk_read(mm, &s, gfn + done, n - done, out + done);
 		pthread_mutex_unlock(&s.chunk->lock);
-		done += got;
-		if (got < span)
+		if (!got)
 			break;
+		done += got;
 	}
 	return done;
 }
@@ -368,10 +366,17 @@ uint64_t mm_metadata_bytes(const struct mm *mm)
 	       mm->count.vmas * VMA_BYTES;
 }
 
+uint64_t mm_store_bytes(const struct mm *mm, struct tmem_stats *store_out)
+{
+	uint64_t lent = tmem_freeable(mm->tm);
+
+	tmem_stats(mm->tm, store_out);
+	return store_out->used_bytes - min_u64(lent, store_out->used_bytes);
+}
+
 void mm_stats(struct mm *mm, struct mm_stats *out)
 {
 	struct tmem_stats store;
-	uint64_t lent;
 
 #define FIELD(name, unit, help) out->name = mm->count.name;
 	MM_STATS(FIELD, FIELD)
@@ -386,9 +391,7 @@ void mm_stats(struct mm *mm, struct mm_stats *out)
 	out->ram_pages = 0;
 	for (int i = 0; i < PAGE_STATES; i++)
 		out->ram_pages += mm->count.in_state[i];
-	lent = tmem_freeable(mm->tm);
-	tmem_stats(mm->tm, &store);
-	out->store_bytes = store.used_bytes - min_u64(lent, store.used_bytes);
+	out->store_bytes = mm_store_bytes(mm, &store);
 	out->store_payload_bytes =
 		min_u64(store.stored_bytes, out->store_bytes);
 	out->metadata_bytes = mm_metadata_bytes(mm);

@@ -65,20 +65,15 @@ void reclaim_init(struct mm *mm)
 
 /* ---- how much, and whether now ---- */
 
-/*
- * What hvd reckons a VM to use: its target is a part of that. Ephemeral pages
- * are free memory lent to the guest, and not its own.
- */
+/* What hvd reckons a VM to use: its target is a part of that. */
 static uint64_t resident_bytes(struct mm *mm)
 {
-	uint64_t lent = tmem_freeable(mm->tm);
 	struct tmem_stats st;
 	uint64_t pages = mm->count.in_state[PAGE_PRIVATE] +
 			 mm->count.in_state[PAGE_HELD];
 
-	tmem_stats(mm->tm, &st);
-	return pages * PAGE_BYTES + st.used_bytes -
-	       min_u64(lent, st.used_bytes) + mm_metadata_bytes(mm);
+	return pages * PAGE_BYTES + mm_store_bytes(mm, &st) +
+	       mm_metadata_bytes(mm);
 }
 
 /* Working set: what is resident and the guest's, shared pages included. */
@@ -415,7 +410,6 @@ static bool chunks_visit(struct mm *mm, const struct turn *turn)
 static size_t swap_gather(struct mm *mm, const struct spot *first,
 			  struct spot *found)
 {
-	struct tmem_oid oid = store_oid();
 	size_t n = 0;
 
 	for (size_t i = 0; i < CHUNK_PAGES && n < SWAP_BATCH; i++) {
@@ -423,8 +417,7 @@ static size_t swap_gather(struct mm *mm, const struct spot *first,
 
 		if (page_state(spot_word(&s)) != PAGE_COMPRESSED)
 			continue;
-		if (tmem_get(mm->client, mm->store_pool, &oid, store_index(&s),
-			     mm->swap_batch + n * PAGE_BYTES) == 0)
+		if (store_fetch(mm, &s, mm->swap_batch + n * PAGE_BYTES) == 0)
 			found[n++] = s;
 	}
 	return n;
