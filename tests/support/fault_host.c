@@ -12,6 +12,7 @@
 static atomic_ulong calls, fail_at;
 static atomic_int fail_rc, refuse_rc;
 static atomic_long overlays = -1;
+static _Atomic uintptr_t runs_end_at;
 static _Atomic uint64_t clock_ahead;
 static atomic_uint allowed = ~0u;
 
@@ -21,6 +22,7 @@ void fault_host_reset(unsigned features)
 	fail_at = 0;
 	refuse_rc = 0;
 	overlays = -1;
+	runs_end_at = 0;
 	clock_ahead = 0;
 	allowed = features;
 }
@@ -34,6 +36,11 @@ void fault_host_fail(unsigned long n, int rc)
 void fault_host_overlays(long n)
 {
 	overlays = n;
+}
+
+void fault_host_runs_end_at(const void *to)
+{
+	runs_end_at = (uintptr_t)to;
 }
 
 void fault_host_refuse_uffd(int rc)
@@ -118,13 +125,34 @@ static int f_uffd_unregister(int fd, void *addr, size_t bytes)
 	return rc ? rc : host_real.uffd_unregister(fd, addr, bytes);
 }
 
+/* How much of the run is brought in. */
+static size_t run_bytes(const void *to, size_t bytes)
+{
+	uintptr_t end = runs_end_at, start = (uintptr_t)to;
+
+	if (bytes == PAGE_BYTES || end < start || end - start >= bytes)
+		return bytes;
+	return end - start;
+}
+
+/* What the kernel says of a run of which it brought in that much. */
+static int run_rc(int rc, size_t bytes, size_t most)
+{
+	if (rc || most == bytes)
+		return rc;
+	return most ? -EAGAIN : -EEXIST;
+}
+
 static int f_uffd_copy(int fd, void *to, const void *from, size_t bytes,
 		       size_t *done_out)
 {
+	size_t most = run_bytes(to, bytes);
 	int rc = fails();
 
 	*done_out = 0;
-	return rc ? rc : host_real.uffd_copy(fd, to, from, bytes, done_out);
+	if (!rc && most)
+		rc = host_real.uffd_copy(fd, to, from, most, done_out);
+	return run_rc(rc, bytes, most);
 }
 
 static int f_uffd_zero(int fd, void *to, size_t bytes, size_t *done_out)
@@ -138,10 +166,13 @@ static int f_uffd_zero(int fd, void *to, size_t bytes, size_t *done_out)
 static int f_uffd_move(int fd, void *to, void *from, size_t bytes,
 		       size_t *done_out)
 {
+	size_t most = run_bytes(to, bytes);
 	int rc = fails();
 
 	*done_out = 0;
-	return rc ? rc : host_real.uffd_move(fd, to, from, bytes, done_out);
+	if (!rc && most)
+		rc = host_real.uffd_move(fd, to, from, most, done_out);
+	return run_rc(rc, bytes, most);
 }
 
 static int f_uffd_protect(int fd, void *addr, size_t bytes, bool on)

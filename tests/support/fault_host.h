@@ -20,6 +20,12 @@ void fault_host_fail(unsigned long n, int rc);
 /* From now on this many overlays can be mapped; -1: any number. */
 void fault_host_overlays(long n);
 
+/*
+ * Copies and moves of several pages end before the one at to (NULL: go on), as
+ * if it were there already. By itself it is brought in.
+ */
+void fault_host_runs_end_at(const void *to);
+
 /* userfaultfd is refused with rc; 0: not. */
 void fault_host_refuse_uffd(int rc);
 

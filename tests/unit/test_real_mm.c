@@ -230,6 +230,19 @@ START_TEST(pages_read_backwards_come_alone)
 }
 END_TEST
 
+/* What the kernel refuses stays where it is; what came before is back. */
+START_TEST(page_refused_ahead_comes_by_itself)
+{
+	everything_compressed();
+	fault_host_runs_end_at(machine_page(6));
+	for (size_t i = 0; i < MACHINE_PAGES; i++)
+		ck_assert(page_holds(machine_page(i), i + 1));
+	ck_assert_int_eq(mm_check(machine.mm), 0);
+	ck_assert_uint_gt(machine_stats().ahead_pages, MACHINE_PAGES / 2);
+	ck_assert_uint_eq(machine_stats().faults_lost, 0);
+}
+END_TEST
+
 START_TEST(page_on_trial_comes_back_as_it_was)
 {
 	struct mm_target target = {.resident_bytes = 1, .compress = true};
@@ -272,6 +285,41 @@ static void chunk_put_on_trial(void)
 	braked_target_set();
 	mm_reclaim(machine.mm);
 }
+
+/* Its copy on trial is still there, and nobody may see it again. */
+START_TEST(discarded_page_is_not_read_ahead)
+{
+	if (!machine_has_move())
+		return;
+	chunk_put_on_trial();
+	ck_assert_uint_eq(machine_stats().held_pages, CHUNK_PAGES);
+	ck_assert_int_eq(mm_discard(machine.mm, hva_of(machine_page(6)),
+				    PAGE_BYTES, true),
+			 0);
+	for (size_t i = 0; i < CHUNK_PAGES; i++) {
+		if (i == 6)
+			ck_assert_int_eq(
+				machine_page(i)[0] | machine_page(i)[4095], 0);
+		else
+			ck_assert(page_holds(machine_page(i), i));
+	}
+	ck_assert_int_eq(mm_check(machine.mm), 0);
+	ck_assert_uint_lt(machine_stats().faults_held, CHUNK_PAGES / 2);
+}
+END_TEST
+
+START_TEST(held_page_refused_ahead_comes_by_itself)
+{
+	if (!machine_has_move())
+		return;
+	chunk_put_on_trial();
+	fault_host_runs_end_at(machine_page(6));
+	for (size_t i = 0; i < CHUNK_PAGES; i++)
+		ck_assert(page_holds(machine_page(i), i));
+	ck_assert_int_eq(mm_check(machine.mm), 0);
+	ck_assert_uint_lt(machine_stats().faults_held, CHUNK_PAGES / 2);
+}
+END_TEST
 
 /* What is read now and then is not compressed, what is left alone is. */
 START_TEST(trial_is_extended_while_pages_come_back)
@@ -321,6 +369,34 @@ START_TEST(brake_stops_compressing_but_not_trials)
 	/* Calm again: the trial, now longer, ends. */
 	for (int i = 0; i < 60; i++) {
 		fault_host_clock_add(5000000000);
+		mm_reclaim(machine.mm);
+	}
+	ck_assert_uint_ge(machine_stats().compressed_pages, CHUNK_PAGES);
+}
+END_TEST
+
+/* However long it has been over: too much has just come back. */
+START_TEST(trial_that_is_over_waits_for_the_brake)
+{
+	if (!machine_has_move())
+		return;
+	chunk_put_on_trial();
+	fault_host_clock_add(MINUTE_NS);
+	mm_reclaim(machine.mm);
+	ck_assert_uint_eq(machine_stats().compressed_pages, CHUNK_PAGES);
+	for (size_t i = CHUNK_PAGES; i < 2 * CHUNK_PAGES; i++)
+		page_fill(machine_page(i), i);
+	machine_scan(5);
+	mm_reclaim(machine.mm);
+	ck_assert_uint_eq(machine_stats().held_pages, CHUNK_PAGES);
+	fault_host_clock_add(3 * MINUTE_NS);
+	for (size_t i = 0; i < CHUNK_PAGES; i++)
+		ck_assert(page_holds(machine_page(i), i));
+	mm_reclaim(machine.mm);
+	ck_assert_uint_eq(machine_stats().compressed_pages, 0);
+	ck_assert_uint_eq(machine_stats().held_pages, CHUNK_PAGES);
+	for (int minutes = 0; minutes < 10; minutes++) {
+		fault_host_clock_add(MINUTE_NS);
 		mm_reclaim(machine.mm);
 	}
 	ck_assert_uint_ge(machine_stats().compressed_pages, CHUNK_PAGES);
@@ -712,9 +788,13 @@ static TCase *promises(const char *name, void (*start)(void))
 	tcase_add_test(tc, cold_pages_are_compressed_and_come_back_whole);
 	tcase_add_test(tc, pages_read_in_order_are_read_ahead);
 	tcase_add_test(tc, pages_read_backwards_come_alone);
+	tcase_add_test(tc, page_refused_ahead_comes_by_itself);
+	tcase_add_test(tc, discarded_page_is_not_read_ahead);
+	tcase_add_test(tc, held_page_refused_ahead_comes_by_itself);
 	tcase_add_test(tc, page_on_trial_comes_back_as_it_was);
 	tcase_add_test(tc, trial_is_extended_while_pages_come_back);
 	tcase_add_test(tc, brake_stops_compressing_but_not_trials);
+	tcase_add_test(tc, trial_that_is_over_waits_for_the_brake);
 	tcase_add_test(tc, trials_get_shorter_while_nothing_comes_back);
 	tcase_add_test(tc, full_store_keeps_pages_in_memory);
 	tcase_add_test(tc, range_remove_brings_everything_back);
