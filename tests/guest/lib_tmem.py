@@ -25,6 +25,8 @@ MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "dm_mod")
 PROGRAMS = ("hog", "verify", "records", "vandal", "storm")
 VECTORS = 17
 DEBUG = "/sys/kernel/debug/tidepool_tmem"
+# Where the programs for file systems are found.
+ENV = dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
 
 shell_guest = bench_module("shell_guest")
 ShellError = shell_guest.ShellError
@@ -51,27 +53,31 @@ def boot_files(binaries=()):
     return _made[key]
 
 
-def disk_make(name, mib, files=None):
-    """A disk with an ext4 of that size, with what is in a folder; its path."""
+def disk_blank(name, mib):
+    """A disk of that size, all zeros; its path."""
     path = os.path.join(lib.work, name + ".img")
     with open(path, "wb") as f:
         f.truncate(mib * MIB)
-    env = dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    return path
+
+
+def disk_make(name, mib, files=None):
+    """A disk with an ext4 of that size, with what is in a folder; its path."""
+    path = disk_blank(name, mib)
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-F",
                     # mke2fs gives small disks blocks of 1 KiB
                     "-b", "4096",
                     "-E", "lazy_itable_init=0,lazy_journal_init=0",
                     *(["-d", files] if files else []), path],
-                   check=True, env=env)
+                   check=True, env=ENV)
     return path
 
 
 def fsck(path):
     """The file system as it lies there, its journal replayed: is it clean?"""
-    env = dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
-    subprocess.run(["e2fsck", "-p", path], stdout=subprocess.PIPE, env=env)
+    subprocess.run(["e2fsck", "-p", path], stdout=subprocess.PIPE, env=ENV)
     r = subprocess.run(["e2fsck", "-fn", path], stdout=subprocess.PIPE,
-                       stderr=subprocess.STDOUT, text=True, env=env)
+                       stderr=subprocess.STDOUT, text=True, env=ENV)
     check(r.returncode == 0, f"e2fsck -fn {path}: {r.stdout[-2000:]}")
 
 
@@ -171,6 +177,15 @@ class Machine:
                  f"{name} --table '0 {sectors} tmem-cache /dev/{disk}'")
         return "/dev/" + self.run(f"cd /sys/block; grep -lx {name} dm-*/dm/name"
                                   ).split("/")[0]
+
+    def cache_off(self):
+        """Unmounts it, and takes the target away."""
+        self.run("umount /mnt && dmsetup remove cached", 60)
+
+    def cache_drop(self):
+        """From now on, drops the page cache all the time."""
+        self.shell.start("while :; do sleep 0.3; "
+                         "echo 1 >/proc/sys/vm/drop_caches; done", "drop")
 
     def counters(self):
         """The driver's counters, by their names."""

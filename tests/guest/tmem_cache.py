@@ -24,7 +24,6 @@ STORM_SECONDS = int(os.environ.get("TMEM_STORM_SECONDS", "12"))
 CUTS = 20 if LONG else 2
 FILE_MIB = 8
 FILES = 2 * RAM // FILE_MIB
-DROP = "while :; do sleep 0.3; echo 1 >/proc/sys/vm/drop_caches; done"
 
 
 def mounted(m, cached=True):
@@ -40,7 +39,7 @@ def storm_makes_no_difference():
     disk = lib_tmem.disk_make("storm", 256)
     m = mounted(Machine("storm", lib.Hvd().start(), ram=RAM, swap=0, tmem=256,
                         disks=[disk], smp=2))
-    m.shell.start(DROP, "drop")
+    m.cache_drop()
     m.run("mkdir /mnt/storm")
     text = m.run(f"storm /mnt/storm {STORM_SECONDS} {lib.seed()}",
                  STORM_SECONDS + 120)
@@ -49,7 +48,7 @@ def storm_makes_no_difference():
                                 if k.startswith("cache")})
     check(counters["cache_hits"] > 100, "the cache was hardly hit")
     check(counters["cache_flushes"] > 0, "nothing was ever flushed")
-    m.run("umount /mnt && dmsetup remove cached", 60)
+    m.cache_off()
     m.run("rmmod tidepool_tmem")
     m.kernel_is_fine()
     m.kill()
@@ -58,9 +57,8 @@ def storm_makes_no_difference():
 
 def first_block(disk, path):
     """Where on the disk a file that lies in one piece begins, in blocks."""
-    env = dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
-    text = subprocess.run(["debugfs", "-R", f"bmap {path} 0", disk], env=env,
-                          check=True, stdout=subprocess.PIPE,
+    text = subprocess.run(["debugfs", "-R", f"bmap {path} 0", disk],
+                          env=lib_tmem.ENV, check=True, stdout=subprocess.PIPE,
                           stderr=subprocess.DEVNULL, text=True).stdout
     return int(text)
 
@@ -87,7 +85,7 @@ def block_written_under_a_page():
     stale = m.run(f"sed -n 's/^stale //p' {lib_tmem.DEBUG}/cache")
     say(f"{stale} pages were stale, {m.counters()['cache_puts']} put")
     check(int(stale) >= 32, "the file's pages were never known")
-    m.run("umount /mnt && dmsetup remove cached", 60)
+    m.cache_off()
     m.kernel_is_fine()
 
 
@@ -198,7 +196,7 @@ def power_cuts():
         if cut == CUTS:
             break
         m.run(f"rm -rf /mnt/s*; mkdir /mnt/s{cut} /mnt/r{cut}; sync")
-        m.shell.start(DROP, "drop")
+        m.cache_drop()
         m.shell.start(f"storm /mnt/s{cut} 1000 {lib.seed()}", "storm")
         seed = lib.seed()
         m.shell.send(f"records write /mnt/r{cut} {seed}")

@@ -19,14 +19,12 @@ import time
 import lib
 import lib_tmem
 from lib import check, say
-from lib_tmem import MIB, Machine
+from lib_tmem import ENV, Machine
 
 RAM = 112
 SECONDS = int(os.environ.get("TMEM_STORM_SECONDS", "15"))
-PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
 DM = "dmsetup --noudevrules --noudevsync"
 DRIVER = "/sys/bus/pci/drivers/tidepool_tmem"
-DROP = "while :; do sleep 0.3; echo 1 >/proc/sys/vm/drop_caches; done"
 
 lib_tmem.MODULES = (*lib_tmem.MODULES, "xfs")
 
@@ -50,7 +48,7 @@ def calm(m, hits=100):
         counters[line.split()[0]] = int(line.split()[1])
     say(text.splitlines()[-1], counters)
     check(counters["cache_hits"] >= hits, "the cache was hardly hit")
-    m.run("umount /mnt && dmsetup remove cached", 60)
+    m.cache_off()
     m.run("rmmod tidepool_tmem")
     m.kernel_is_fine()
     m.kill()
@@ -58,20 +56,16 @@ def calm(m, hits=100):
 
 
 def xfs_make(name, mib):
-    if not shutil.which("mkfs.xfs", path=PATH):
+    if not shutil.which("mkfs.xfs", path=ENV["PATH"]):
         raise lib.Skip("no mkfs.xfs here")
-    path = os.path.join(lib.work, name + ".img")
-    with open(path, "wb") as f:
-        f.truncate(mib * MIB)
-    subprocess.run(["mkfs.xfs", "-q", path], check=True,
-                   env=dict(os.environ, PATH=PATH))
+    path = lib_tmem.disk_blank(name, mib)
+    subprocess.run(["mkfs.xfs", "-q", path], check=True, env=ENV)
     return path
 
 
 def xfs_check(path):
     r = subprocess.run(["xfs_repair", "-n", path], stdout=subprocess.PIPE,
-                       stderr=subprocess.STDOUT, text=True,
-                       env=dict(os.environ, PATH=PATH))
+                       stderr=subprocess.STDOUT, text=True, env=ENV)
     check(r.returncode == 0, f"xfs_repair -n {path}: {r.stdout[-2000:]}")
 
 
@@ -114,7 +108,7 @@ def xfs_makes_no_difference():
     """the storm on xfs: reflinks, large folios"""
     disk = xfs_make("xfs", 400)
     m = stormy("xfs", "xfs", disk)
-    m.shell.start(DROP, "drop")
+    m.cache_drop()
     calm(m)
     xfs_check(disk)
 
@@ -123,7 +117,7 @@ def full_store_makes_no_difference():
     """a host that drops most of what it gets: those reads go to the disk"""
     disk = lib_tmem.disk_make("full", 400)
     m = stormy("full", "ext4", disk, tmem=2)
-    m.shell.start(DROP, "drop")
+    m.cache_drop()
     check(calm(m, 1)["gone"] > 0, "the host dropped nothing")
     lib_tmem.fsck(disk)
 
