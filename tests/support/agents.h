@@ -37,7 +37,6 @@ void agents_start(uint32_t capacity);
 void agents_stop(void);
 struct domain_stats agents_stats(void);
 /* By itself: dom becomes another one, on these frames, without members. */
- */
 void agents_domain_make(struct frames *fr, uint64_t index_seed);
 
 /* A page with this content, and its hash. */
