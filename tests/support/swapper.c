@@ -23,7 +23,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define RAM_BYTES ((size_t)48 << 20)
 #define POLLS_MAX 400000 /* of 50 us: 20 s */
 
 #define MUST(x)                                                                \
@@ -62,17 +61,17 @@ static line_u32 entries, tail;
 
 static void ram_announce(void)
 {
-	size_t room = RAM_BYTES + CHUNK_BYTES;
+	size_t room = SWAPPER_RAM_BYTES + CHUNK_BYTES;
 	char *at = mmap(NULL, room, PROT_READ | PROT_WRITE,
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	uintptr_t up = ((uintptr_t)at + CHUNK_BYTES - 1) & ~(CHUNK_BYTES - 1);
 
 	MUST(at != MAP_FAILED);
 	at = (char *)up;
-	MUST(!madvise(at, RAM_BYTES, MADV_MERGEABLE));
-	madvise(at, RAM_BYTES, MADV_HUGEPAGE);
-	MUST(!madvise(at, RAM_BYTES, MADV_DONTFORK));
-	memset(at, 0x11, RAM_BYTES / 4);
+	MUST(!madvise(at, SWAPPER_RAM_BYTES, MADV_MERGEABLE));
+	madvise(at, SWAPPER_RAM_BYTES, MADV_HUGEPAGE);
+	MUST(!madvise(at, SWAPPER_RAM_BYTES, MADV_DONTFORK));
+	memset(at, 0x11, SWAPPER_RAM_BYTES / 4);
 }
 
 /* One of the server's messages; *fd_out is -1 if none came along. */
@@ -213,6 +212,9 @@ static int obey(struct order *o)
 		guest->stats.wait_ns += o->seed;
 		return 0;
 	}
+	if (o->op == SWAPPER_WISH)
+		return (int)__atomic_load_n(&host->balloon_pages,
+					    __ATOMIC_SEQ_CST);
 	if (o->op == LINE_OP_POOL_CREATE)
 		return obey_one(o);
 	for (; o->count && !rc; o->count--, o->index++, o->seed++)

@@ -16,6 +16,8 @@
 
 #include <sys/types.h>
 
+#define SWAPPER_RAM_BYTES ((size_t)48 << 20)
+
 struct swapper {
 	pid_t pid;
 	int in, out;
@@ -26,6 +28,7 @@ enum swapper_order {
 	SWAPPER_BEGIN = 100, /* a new epoch */
 	SWAPPER_END,	     /* epoch 0 */
 	SWAPPER_STATS,	     /* says that it waited for seed ns */
+	SWAPPER_WISH,	     /* how many pages the host lets it offer */
 };
 
 /* The child's main, after exec with the agent preloaded; never returns. */

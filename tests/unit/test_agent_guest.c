@@ -224,6 +224,29 @@ START_TEST(pressure_takes_back_what_was_lent)
 }
 END_TEST
 
+static void wish_await(int pages)
+{
+	for (int i = 0; i < 500; i++) {
+		if (swapper_do(&vm, SWAPPER_WISH, 0, 0, 0) == pages)
+			return;
+		usleep(20000);
+	}
+	ck_abort_msg("the guest may not offer %d pages", pages);
+}
+
+/* While memory is tight it may offer half of its RAM, at other times nothing.
+ */
+START_TEST(pressure_lets_a_guest_offer_memory)
+{
+	CALL(0, hv_pressure(hv, "high", HV_DO, OUT));
+	wish_await(0);
+	CALL(0, hv_pressure(hv, "clear", HV_DO, OUT));
+	wish_await(SWAPPER_RAM_BYTES / PAGE_BYTES / 2);
+	CALL(0, hv_pressure(hv, "high", HV_DO, OUT));
+	wish_await(0);
+}
+END_TEST
+
 START_TEST(knobs_come_from_the_agent_and_go_to_it)
 {
 	const struct hv_setting weight = {"weight", 77};
@@ -444,6 +467,7 @@ static Suite *suite_make(void)
 	tcase_add_test(tc, destroy_frees_and_keeps_what_exists_nowhere_else);
 	tcase_add_test(tc, freeable_is_what_a_flush_frees);
 	tcase_add_test(tc, pressure_takes_back_what_was_lent);
+	tcase_add_test(tc, pressure_lets_a_guest_offer_memory);
 	tcase_add_test(tc, knobs_come_from_the_agent_and_go_to_it);
 	tcase_add_test(tc, why_tells_of_the_guest);
 	tcase_add_test(tc, saved_pages_come_back_whole);
