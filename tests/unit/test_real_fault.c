@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The manager's fault threads on the real kernel: one watches, and that none
- * of the others is missed. What a fault brings back is in test_real_mm.c.
+ * of the others is missed. What a fault brings back is in test_real_mm.c
+ * and test_real_reclaim.c.
  */
 #include "hv/mm/mm.h"
 #include "tests/support/fault_host.h"
