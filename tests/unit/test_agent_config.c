@@ -5,6 +5,7 @@
  * compiled into the test.
  */
 #include "hv/agent/config.c"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <unistd.h>
@@ -304,8 +305,6 @@ int main(void)
 {
 	Suite *suite = suite_create("agent config");
 	TCase *tc = tcase_create("config");
-	SRunner *run = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tc, fresh, NULL);
 	tcase_add_test(tc, nothing_given_is_built_in);
@@ -323,8 +322,5 @@ int main(void)
 			    (int)ARRAY_LEN(guesses));
 	tcase_add_test(tc, guessed_name_is_cut_not_overrun);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(run, CK_ENV);
-	failed = srunner_ntests_failed(run);
-	srunner_free(run);
-	return failed != 0;
+	return suite_run(suite);
 }

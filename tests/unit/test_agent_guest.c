@@ -9,6 +9,7 @@
 #include "tests/support/daemon.h"
 #include "tests/support/preload.h"
 #include "tests/support/rng.h"
+#include "tests/support/run.h"
 #include "tests/support/swapper.h"
 #include "tmem/tmem.h"
 
@@ -480,17 +481,10 @@ static Suite *suite_make(void)
 
 int main(int argc, char **argv)
 {
-	SRunner *run;
-	int failed;
-
 	if (argc == 2 && !strcmp(argv[1], "--swapper"))
 		swapper_main();
 	preload_refuse_tsan();
 	preload_find();
 	daemon_find(&d, argv[0]);
-	run = srunner_create(suite_make());
-	srunner_run_all(run, CK_ENV);
-	failed = srunner_ntests_failed(run);
-	srunner_free(run);
-	return failed != 0;
+	return suite_run(suite_make());
 }

@@ -5,6 +5,7 @@
  * which HAVE. link.c is no part of a library, so it is compiled in.
  */
 #include "hv/agent/link.c"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <fcntl.h>
@@ -466,8 +467,6 @@ int main(void)
 {
 	Suite *suite = suite_create("agent link");
 	TCase *tc = tcase_create("link");
-	SRunner *run = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tc, hvd_start, hvd_stop);
 	tcase_add_test(tc, no_hvd_is_an_error_not_a_wait);
@@ -485,8 +484,5 @@ int main(void)
 	tcase_add_test(tc, release_is_kept_while_hvd_reads_nothing);
 	tcase_add_test(tc, releases_of_many_threads_are_all_sent);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(run, CK_ENV);
-	failed = srunner_ntests_failed(run);
-	srunner_free(run);
-	return failed != 0;
+	return suite_run(suite);
 }

@@ -4,6 +4,7 @@
  * that is not, and that of the guest's line, which is no guest RAM at all.
  */
 #include "hv/agent/maps.c"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <stdlib.h>
@@ -72,16 +73,10 @@ int main(void)
 {
 	Suite *suite = suite_create("agent maps");
 	TCase *tc = tcase_create("maps");
-	SRunner *run;
-	int failed;
 
 	tcase_add_loop_test(tc, flags_are_those_of_the_range, 0,
 			    ARRAY_LEN(cases));
 	tcase_add_test(tc, line_is_told_from_shared_guest_ram);
 	suite_add_tcase(suite, tc);
-	run = srunner_create(suite);
-	srunner_run_all(run, CK_ENV);
-	failed = srunner_ntests_failed(run);
-	srunner_free(run);
-	return failed != 0;
+	return suite_run(suite);
 }

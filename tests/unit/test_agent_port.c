@@ -10,6 +10,7 @@
 #include "guest-drivers/mini/line.h"
 #include "hv/base/types.h"
 #include "tests/support/preload.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -394,17 +395,6 @@ static Suite *suite_make(void)
 	return suite;
 }
 
-static int suite_run(void)
-{
-	SRunner *run = srunner_create(suite_make());
-	int failed;
-
-	srunner_run_all(run, CK_ENV);
-	failed = srunner_ntests_failed(run);
-	srunner_free(run);
-	return failed != 0;
-}
-
 int main(int argc, char **argv)
 {
 	int failed;
@@ -414,7 +404,7 @@ int main(int argc, char **argv)
 	preload_find();
 	if (!mkdtemp(dir) || chdir(dir))
 		return 1;
-	failed = suite_run();
+	failed = suite_run(suite_make());
 	unlink("stderr");
 	if (chdir("/") || rmdir(dir))
 		return 1;

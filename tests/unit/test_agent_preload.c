@@ -7,6 +7,7 @@
  */
 #include "tests/support/mini_hvd.h"
 #include "tests/support/preload.h"
+#include "tests/support/run.h"
 #include "tests/support/vmm.h"
 
 #include <check.h>
@@ -528,16 +529,9 @@ static Suite *suite_make(void)
 
 int main(int argc, char **argv)
 {
-	SRunner *run;
-	int failed;
-
 	if (argc == 3 && !strcmp(argv[1], "--vmm"))
 		return vmm_main(argv[2]);
 	preload_refuse_tsan();
 	preload_find();
-	run = srunner_create(suite_make());
-	srunner_run_all(run, CK_ENV);
-	failed = srunner_ntests_failed(run);
-	srunner_free(run);
-	return failed != 0;
+	return suite_run(suite_make());
 }

@@ -6,6 +6,7 @@
  */
 #include "hv/daemon/arbiter.h"
 #include "tests/support/rng.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -171,8 +172,6 @@ int main(void)
 {
 	Suite *s = suite_create("arbiter");
 	TCase *tc = tcase_create("arbiter");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 30);
 	tcase_add_test(tc, laws_hold);
@@ -181,9 +180,5 @@ int main(void)
 	tcase_add_test(tc, idle_memory_is_taxed);
 	tcase_add_test(tc, edges_are_harmless);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_ENV);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* hvd.conf: every setting arrives, every mistake is named with its line. */
 #include "hv/daemon/config.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -158,8 +159,6 @@ int main(void)
 {
 	Suite *s = suite_create("config");
 	TCase *tc = tcase_create("config");
-	SRunner *sr;
-	int failed;
 
 	tcase_add_test(tc, every_setting_arrives);
 	tcase_add_loop_test(tc, every_mistake_has_its_line, 0, ARRAY_LEN(bad));
@@ -167,9 +166,5 @@ int main(void)
 	tcase_add_test(tc, files_are_read);
 	tcase_add_test(tc, the_example_is_accepted);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_ENV);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }

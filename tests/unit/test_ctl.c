@@ -6,6 +6,7 @@
 #include "hv/ctl/view.h"
 #include "tests/support/fake_hvd.h"
 #include "tests/support/rng.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -348,8 +349,6 @@ int main(void)
 {
 	Suite *suite = suite_create("ctl");
 	TCase *plain = tcase_create("plain"), *asked = tcase_create("asked");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_loop_test(plain, size_is_read_exactly_or_refused, 0,
 			    ARRAY_LEN(sizes));
@@ -368,8 +367,5 @@ int main(void)
 	tcase_add_test(asked, many_names_are_cut);
 	suite_add_tcase(suite, plain);
 	suite_add_tcase(suite, asked);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_run(suite);
 }

@@ -6,6 +6,7 @@
  */
 #include "hv/ctl/program.h"
 #include "tests/support/fake_hvd.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -346,11 +347,5 @@ static Suite *suite_make(void)
 
 int main(void)
 {
-	SRunner *run = srunner_create(suite_make());
-	int failed;
-
-	srunner_run_all(run, CK_ENV);
-	failed = srunner_ntests_failed(run);
-	srunner_free(run);
-	return failed != 0;
+	return suite_run(suite_make());
 }

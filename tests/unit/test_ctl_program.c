@@ -2,6 +2,7 @@
 /* hv and tmem-ctl as wholes: words in, exit code and text out. */
 #include "hv/ctl/program.h"
 #include "tests/support/fake_hvd.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <pty.h>
@@ -386,8 +387,6 @@ int main(void)
 {
 	Suite *suite = suite_create("ctl_program");
 	TCase *tc = tcase_create("verbs");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	unsetenv("LINES");
 	unsetenv("COLUMNS");
@@ -410,8 +409,5 @@ int main(void)
 	tcase_add_test(tc, screen_survives_ctrl_c_with_the_terminal_put_back);
 	tcase_add_test(tc, screen_outlives_hvd);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_run(suite);
 }

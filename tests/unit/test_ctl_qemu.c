@@ -7,6 +7,7 @@
 #include "hv/ctl/program.h"
 #include "hv/ctl/qemu_line.h"
 #include "tests/support/rng.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <elf.h>
@@ -659,8 +660,6 @@ int main(void)
 {
 	Suite *suite = suite_create("ctl_qemu");
 	TCase *tc = tcase_create("qemu");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tc, set_up, tear_down);
 	tcase_set_timeout(tc, 30);
@@ -687,8 +686,5 @@ int main(void)
 	tcase_add_test(tc, process_becomes_the_program);
 	tcase_add_test(tc, dry_run_can_be_pasted_into_a_shell);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_run(suite);
 }

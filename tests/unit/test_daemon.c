@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The real hvd and agents over real sockets: sharing, lies, death, restart. */
 #include "tests/support/daemon.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <fcntl.h>
@@ -576,8 +577,6 @@ int main(int argc, char **argv)
 {
 	Suite *s = suite_create("daemon");
 	TCase *tc = tcase_create("daemon");
-	SRunner *sr;
-	int failed;
 
 	(void)argc;
 	daemon_find(&d, argv[0]);
@@ -602,9 +601,5 @@ int main(int argc, char **argv)
 	tcase_add_test(tc, who_does_not_read_delays_nobody);
 	tcase_add_test(tc, one_hvd_per_folder);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_ENV);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* hvd as a QMP client: the balloon of a guest whose QEMU is played here. */
 #include "tests/support/daemon.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <poll.h>
@@ -278,8 +279,6 @@ int main(int argc, char **argv)
 {
 	Suite *s = suite_create("daemon_balloon");
 	TCase *tc = tcase_create("daemon_balloon");
-	SRunner *sr;
-	int failed;
 
 	(void)argc;
 	daemon_find(&d, argv[0]);
@@ -289,9 +288,5 @@ int main(int argc, char **argv)
 	tcase_add_test(tc, the_balloon_takes_what_a_guest_offers);
 	tcase_add_loop_test(tc, a_mad_qmp_server_is_left_alone, 0, 4);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_ENV);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }

@@ -6,6 +6,7 @@
  */
 #include "hv/libhv/hv.h"
 #include "tests/support/daemon.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -485,14 +486,7 @@ static Suite *suite_make(void)
 
 int main(int argc, char **argv)
 {
-	SRunner *run;
-	int failed;
-
 	(void)argc;
 	daemon_find(&d, argv[0]);
-	run = srunner_create(suite_make());
-	srunner_run_all(run, CK_ENV);
-	failed = srunner_ntests_failed(run);
-	srunner_free(run);
-	return failed != 0;
+	return suite_run(suite_make());
 }

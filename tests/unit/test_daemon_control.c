@@ -4,6 +4,7 @@
  * hear, metrics, and start-up.
  */
 #include "tests/support/daemon.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -552,8 +553,6 @@ int main(int argc, char **argv)
 {
 	Suite *s = suite_create("daemon_control");
 	TCase *tc = tcase_create("daemon_control");
-	SRunner *sr;
-	int failed;
 
 	(void)argc;
 	daemon_find(&d, argv[0]);
@@ -573,9 +572,5 @@ int main(int argc, char **argv)
 	tcase_add_test(tc, metrics_are_served);
 	tcase_add_test(tc, mistakes_are_told_at_the_start);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_ENV);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }

@@ -7,6 +7,7 @@
 #include "sharing/frames.h"
 #include "tests/support/agents.h"
 #include "tests/support/rng.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -444,8 +445,6 @@ int main(void)
 {
 	Suite *s = suite_create("domain");
 	TCase *tc = tcase_create("domain");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 240);
 	tcase_add_test(tc, equal_pages_of_two_vms_are_shared);
@@ -460,9 +459,5 @@ int main(void)
 	tcase_add_loop_test(tc, a_row_of_contents_is_taken_one_by_one, 0, 4);
 	tcase_add_test(tc, no_page_ever_reads_wrong);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_ENV);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }

@@ -6,6 +6,7 @@
 #include "sharing/domain.h"
 #include "sharing/frames.h"
 #include "tests/support/agents.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -310,8 +311,6 @@ int main(void)
 {
 	Suite *s = suite_create("domain_faults");
 	TCase *tc = tcase_create("domain_faults");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 240);
 	tcase_add_test(tc, wrong_content_is_refused_and_harms_its_sender_alone);
@@ -326,9 +325,5 @@ int main(void)
 	tcase_add_test(tc, a_lost_vm_keeps_its_frames);
 	tcase_add_test(tc, a_pool_taken_over_is_shared_again);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_ENV);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }

@@ -2,6 +2,7 @@
 /* The frame pool: runs, death, memory given back, and taking a pool over. */
 #include "sharing/frames.h"
 #include "tests/support/rng.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -310,8 +311,6 @@ int main(void)
 {
 	Suite *s = suite_create("frames");
 	TCase *tc = tcase_create("frames");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 30);
 	tcase_add_test(tc, frames_come_in_sequence);
@@ -324,9 +323,5 @@ int main(void)
 	tcase_add_test(tc, another_file_is_not_taken_over);
 	tcase_add_test(tc, frames_behave_as_an_array);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_ENV);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }

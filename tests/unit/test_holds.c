@@ -2,6 +2,7 @@
 /* The references one VM holds, against a plain array of counts. */
 #include "sharing/holds.h"
 #include "tests/support/rng.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -139,8 +140,6 @@ int main(void)
 {
 	Suite *s = suite_create("holds");
 	TCase *tc = tcase_create("holds");
-	SRunner *sr = srunner_create(s);
-	int failed;
 
 	rng_start(&rng, "holds");
 	tcase_set_timeout(tc, 60);
@@ -149,8 +148,5 @@ int main(void)
 	tcase_add_test(tc, a_count_that_does_not_fit_changes_nothing);
 	tcase_add_test(tc, runs_cost_little);
 	suite_add_tcase(s, tc);
-	srunner_run_all(sr, CK_ENV);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }

@@ -6,6 +6,7 @@
 #include "sharing/holds.h"
 #include "sharing/index.h"
 #include "tests/support/rng.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -254,8 +255,6 @@ int main(void)
 {
 	Suite *s = suite_create("index");
 	TCase *tc = tcase_create("index");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 240);
 	tcase_add_loop_test(tc, index_behaves_as_an_array, 0, 2);
@@ -265,9 +264,5 @@ int main(void)
 	tcase_add_test(tc, holds_behave_as_an_array);
 	tcase_add_test(tc, holds_refuse_what_does_not_fit);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_ENV);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }

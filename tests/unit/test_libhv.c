@@ -4,6 +4,7 @@
  */
 #include "hv/libhv/hv.h"
 #include "tests/support/fake_hvd.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -340,8 +341,6 @@ int main(void)
 {
 	Suite *suite = suite_create("libhv");
 	TCase *tc = tcase_create("calls");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tc, set_up, tear_down);
 	tcase_set_timeout(tc, 30);
@@ -363,8 +362,5 @@ int main(void)
 	tcase_add_test(tc, bad_argument_is_not_sent);
 	tcase_add_test(tc, given_connection_is_not_renewed);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_run(suite);
 }

@@ -7,6 +7,7 @@
  */
 #include "tests/support/guest.h"
 #include "tests/support/rng.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -740,12 +741,7 @@ static void cases_add(Suite *suite)
 int main(void)
 {
 	Suite *suite = suite_create("line");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	cases_add(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_run(suite);
 }

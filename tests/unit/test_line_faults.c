@@ -8,6 +8,7 @@
  */
 #include "tests/support/guest.h"
 #include "tests/support/rng.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <poll.h>
@@ -590,12 +591,7 @@ static void cases_add(Suite *suite)
 int main(void)
 {
 	Suite *suite = suite_create("line_faults");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	cases_add(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_run(suite);
 }

@@ -17,6 +17,7 @@
  */
 #include "tests/support/guest.h"
 #include "tests/support/rng.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -357,15 +358,10 @@ END_TEST
 int main(void)
 {
 	Suite *suite = suite_create("line_model");
-	SRunner *runner = srunner_create(suite);
 	TCase *tc = tcase_create("line_model");
-	int failed;
 
 	tcase_set_timeout(tc, getenv("LINE_MODEL_OPS") ? 3600 : 120);
 	tcase_add_test(tc, laws_hold_through_the_line);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_run(suite);
 }

@@ -6,6 +6,7 @@
 #include "guest-drivers/mini/line.h"
 #include "hv/line/queue.h"
 #include "tests/support/rng.h"
+#include "tests/support/run.h"
 #include "tmem/tmem.h"
 
 #include <check.h>
@@ -178,17 +179,12 @@ END_TEST
 int main(void)
 {
 	Suite *suite = suite_create("line_queue");
-	SRunner *runner = srunner_create(suite);
 	TCase *tc = tcase_create("line_queue");
-	int failed;
 
 	tcase_set_timeout(tc, 60);
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, indexes_wrap);
 	tcase_add_test(tc, fullest_queue_is_served_and_no_fuller);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_run(suite);
 }

@@ -6,6 +6,7 @@
  */
 #include "tmem/pack.h"
 #include "tests/support/rng.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -422,8 +423,6 @@ int main(void)
 {
 	Suite *suite = suite_create("pack");
 	TCase *tc = tcase_create("pack");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, every_size_comes_back);
@@ -435,8 +434,5 @@ int main(void)
 	tcase_add_test(tc, nothing_of_an_earlier_object_is_read);
 	tcase_add_test(tc, memory_the_kernel_will_not_take_is_used_again);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_run(suite);
 }

@@ -2,6 +2,7 @@
 /* Pressure states: lines, hysteresis, the hand that overrides. */
 #include "hv/base/log.h"
 #include "hv/daemon/pressure.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -132,8 +133,6 @@ int main(void)
 {
 	Suite *s = suite_create("pressure");
 	TCase *tc = tcase_create("pressure");
-	SRunner *sr;
-	int failed;
 
 	tcase_add_test(tc, states_have_lines_and_hysteresis);
 	tcase_add_test(tc, swinging_around_a_line_is_one_change);
@@ -143,9 +142,5 @@ int main(void)
 	tcase_add_test(tc, goal_is_out_of_soft);
 	tcase_add_test(tc, names_are_read_back);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_ENV);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }

@@ -7,6 +7,7 @@
 #include "tests/support/fault_host.h"
 #include "tests/support/machine.h"
 #include "tests/support/rng.h"
+#include "tests/support/run.h"
 #include "tests/support/skip.h"
 
 #include <check.h>
@@ -242,18 +243,13 @@ static TCase *promises(const char *name, void (*start)(void))
 int main(void)
 {
 	Suite *s = suite_create("real_io");
-	SRunner *sr;
 	unsigned features;
-	int failed, uffd;
+	int uffd;
 
 	if (host_real.uffd_open(-1, &features, &uffd) < 0)
 		test_skip("userfaultfd is not permitted here");
 	close(uffd);
 	suite_add_tcase(s, promises("all the kernel has", machine_setup));
 	suite_add_tcase(s, promises("no UFFDIO_MOVE", machine_setup_no_move));
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_ENV);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }

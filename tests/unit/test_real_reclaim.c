@@ -8,6 +8,7 @@
 #include "tests/support/fault_host.h"
 #include "tests/support/machine.h"
 #include "tests/support/rng.h"
+#include "tests/support/run.h"
 #include "tests/support/skip.h"
 #include "tmem/tmem.h"
 
@@ -396,8 +397,7 @@ int main(void)
 {
 	Suite *s = suite_create("real_reclaim");
 	TCase *alone = tcase_create("alone");
-	SRunner *sr;
-	int failed, uffd;
+	int uffd;
 	unsigned features;
 
 	if (host_real.uffd_open(-1, &features, &uffd) < 0)
@@ -410,9 +410,5 @@ int main(void)
 	suite_add_tcase(s, promises("all the kernel has", machine_setup));
 	suite_add_tcase(s, promises("no UFFDIO_MOVE", machine_setup_no_move));
 	suite_add_tcase(s, alone);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_ENV);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }

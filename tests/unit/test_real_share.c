@@ -12,6 +12,7 @@
 #include "sharing/share.h"
 #include "tests/support/fault_host.h"
 #include "tests/support/rng.h"
+#include "tests/support/run.h"
 #include "tests/support/skip.h"
 
 #include <check.h>
@@ -399,9 +400,8 @@ int main(void)
 {
 	Suite *s = suite_create("real_share");
 	TCase *tc = tcase_create("end to end");
-	SRunner *sr;
 	unsigned features;
-	int failed, uffd;
+	int uffd;
 
 	if (host_real.uffd_open(-1, &features, &uffd) < 0)
 		test_skip("userfaultfd is not permitted here");
@@ -413,9 +413,5 @@ int main(void)
 	tcase_add_test(tc, hint_is_offered_without_a_second_look);
 	tcase_add_test(tc, have_tells_every_reference);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_ENV);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }

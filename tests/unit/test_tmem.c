@@ -4,6 +4,7 @@
  * one, forms, and damage that the check must see. Policy and accounting are in
  * test_tmem_policy.c, random sequences in test_tmem_model.c.
  */
+#include "tests/support/run.h"
 #include "tests/support/store.h"
 
 #include <limits.h>
@@ -467,12 +468,7 @@ static void cases_add(Suite *suite)
 int main(void)
 {
 	Suite *suite = suite_create("tmem");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	cases_add(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_run(suite);
 }

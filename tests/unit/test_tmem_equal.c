@@ -3,6 +3,7 @@
  * Equal pages: stored once for the keys of one client and kind, never across
  * clients, never on the word of a hash, and to the byte in every account.
  */
+#include "tests/support/run.h"
 #include "tests/support/store.h"
 
 #include <stdio.h>
@@ -367,8 +368,6 @@ int main(void)
 {
 	Suite *suite = suite_create("tmem_equal");
 	TCase *tc = tcase_create("equal");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, equal_pages_are_stored_once);
@@ -383,8 +382,5 @@ int main(void)
 	tcase_add_test(tc, saved_and_restored_they_are_one_again);
 	tcase_add_test(tc, threads_share_and_part);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_run(suite);
 }

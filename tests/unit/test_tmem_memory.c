@@ -7,6 +7,7 @@
  */
 #include "tmem/store.h"
 #include "tests/support/rng.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -192,15 +193,10 @@ int main(void)
 {
 	Suite *suite = suite_create("tmem_memory");
 	TCase *tc = tcase_create("memory");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, any_one_call_may_fail);
 	tcase_add_test(tc, all_calls_from_any_on_may_fail);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_run(suite);
 }

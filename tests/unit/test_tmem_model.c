@@ -18,6 +18,7 @@
  */
 #include "tmem/tmem.h"
 #include "tests/support/rng.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -540,9 +541,7 @@ static TCase *case_add(Suite *suite, const char *name)
 int main(void)
 {
 	Suite *suite = suite_create("tmem_model");
-	SRunner *runner = srunner_create(suite);
 	TCase *tc = case_add(suite, "alone");
-	int failed;
 
 	tcase_add_test(tc, laws_hold_undisturbed);
 	tcase_add_test(tc, laws_hold_under_pressure);
@@ -551,8 +550,5 @@ int main(void)
 	tcase_add_test(tc, laws_hold_for_threads);
 	tc = case_add(suite, "pressure");
 	tcase_add_test(tc, laws_hold_for_threads_under_pressure);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_run(suite);
 }

@@ -3,6 +3,7 @@
  * Who keeps how much: weight, cap, reserve, budget, flush; and accounting
  * against what the kernel says is resident.
  */
+#include "tests/support/run.h"
 #include "tests/support/store.h"
 
 #include <stdio.h>
@@ -499,12 +500,7 @@ static void cases_add(Suite *suite)
 int main(void)
 {
 	Suite *suite = suite_create("tmem_policy");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	cases_add(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_run(suite);
 }

@@ -5,6 +5,7 @@
  * whole. tests/golden/tmem-save-1.bin was written by format 1 and must be
  * readable for ever; TMEM_GOLDEN_WRITE=FILE writes such a file anew.
  */
+#include "tests/support/run.h"
 #include "tests/support/store.h"
 #include "tmem/stream.h"
 
@@ -434,8 +435,6 @@ int main(void)
 {
 	Suite *suite = suite_create("tmem_save");
 	TCase *tc = tcase_create("save");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	if (getenv("TMEM_GOLDEN_WRITE"))
@@ -452,8 +451,5 @@ int main(void)
 	tcase_add_test(tc, cancelled_save_restores_nothing);
 	tcase_add_test(tc, live_stream_is_the_state_at_its_end);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_run(suite);
 }

@@ -3,6 +3,7 @@
  * Shared pools: who may join, what each member sees, whose a page is, and what
  * is left when members go.
  */
+#include "tests/support/run.h"
 #include "tests/support/store.h"
 
 #include <stdlib.h>
@@ -278,8 +279,6 @@ int main(void)
 {
 	Suite *suite = suite_create("tmem_shared");
 	TCase *tc = tcase_create("shared");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, only_the_authorised_join);
@@ -292,8 +291,5 @@ int main(void)
 	tcase_add_test(tc, frozen_member_puts_nothing_new);
 	tcase_add_test(tc, members_come_and_go_under_load);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_run(suite);
 }

@@ -4,6 +4,7 @@
  * one is made, and then one field of it is spoilt at a time.
  */
 #include "sharing/wire.h"
+#include "tests/support/run.h"
 
 #include <check.h>
 #include <errno.h>
@@ -345,8 +346,6 @@ int main(void)
 {
 	Suite *s = suite_create("wire");
 	TCase *tc = tcase_create("wire");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 60);
 
@@ -363,9 +362,5 @@ int main(void)
 	tcase_add_test(tc, stats_are_checked);
 	tcase_add_test(tc, any_address_will_do);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_ENV);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }
