@@ -5,9 +5,11 @@
  * for ever.
  */
 #include "tests/support/fault_host.h"
+#include "tests/support/skip.h"
 
 #include <errno.h>
 #include <stdatomic.h>
+#include <unistd.h>
 
 static atomic_ulong calls, fail_at;
 static atomic_int fail_rc, refuse_rc;
@@ -15,6 +17,16 @@ static atomic_long overlays = -1;
 static _Atomic uintptr_t runs_end_at;
 static _Atomic uint64_t clock_ahead;
 static atomic_uint allowed = ~0u;
+
+void fault_host_need(void)
+{
+	unsigned features;
+	int fd;
+
+	if (host_real.uffd_open(-1, &features, &fd) < 0)
+		test_skip("userfaultfd is not permitted here");
+	close(fd);
+}
 
 void fault_host_reset(unsigned features)
 {

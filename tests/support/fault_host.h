@@ -11,6 +11,9 @@
 
 extern const struct host_ops fault_host;
 
+/* Skips the program where the kernel does not permit userfaultfd. */
+void fault_host_need(void);
+
 /* Forgets all faults; features: those the kernel is allowed to have. */
 void fault_host_reset(unsigned features);
 

@@ -4,7 +4,7 @@
  * what they ask hvd, what they print, and what becomes of the files of save and
  * restore when things go well and badly.
  */
-#include "hv/ctl/program.h"
+#include "tests/support/command.h"
 #include "tests/support/fake_hvd.h"
 #include "tests/support/run.h"
 
@@ -19,7 +19,6 @@
 #define UUID "00112233-4455-6677-8899-aabbccddeeff"
 
 static struct fake_hvd *fake;
-static char *out_text, *err_text;
 static char dir[32], file[64], part[80];
 
 static void set_up(void)
@@ -35,40 +34,28 @@ static void set_up(void)
 	ck_assert_ptr_nonnull(mkdtemp(dir));
 	snprintf(file, sizeof(file), "%s/saved", dir);
 	snprintf(part, sizeof(part), "%s.part", file);
-	out_text = err_text = NULL;
 }
 
 static void tear_down(void)
 {
-	free(out_text);
-	free(err_text);
+	command_forget();
 	unlink(file);
 	unlink(part);
 	ck_assert_int_eq(rmdir(dir), 0);
 	fake_hvd_stop(fake);
 }
 
-/* words: separated by single spaces; %F is the file. */
+/* Its %F is the file. */
 static int tmem(const char *words)
 {
-	char copy[512], *argv[32] = {copy}, *save = NULL;
-	size_t out_n, err_n;
-	FILE *out, *err;
-	int argc = 1, code;
+	const char *at = strstr(words, "%F");
+	char copy[512];
 
-	free(out_text);
-	free(err_text);
-	out = open_memstream(&out_text, &out_n);
-	err = open_memstream(&err_text, &err_n);
-	strcpy(copy, words);
-	for (char *w = strtok_r(copy, " ", &save); w;
-	     w = strtok_r(NULL, " ", &save))
-		argv[argc++] = strcmp(w, "%F") ? w : file;
-	argv[argc] = NULL;
-	code = program_run(&program_tmem, argc, argv, out, err);
-	fclose(out);
-	fclose(err);
-	return code;
+	if (!at)
+		return command_run(&program_tmem, words);
+	snprintf(copy, sizeof(copy), "%.*s%s%s", (int)(at - words), words, file,
+		 at + 2);
+	return command_run(&program_tmem, copy);
 }
 
 #define REFUSED(name)                                                          \

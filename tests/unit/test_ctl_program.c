@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* hv and tmem-ctl as wholes: words in, exit code and text out. */
-#include "hv/ctl/program.h"
+#include "tests/support/command.h"
 #include "tests/support/fake_hvd.h"
 #include "tests/support/run.h"
 
@@ -14,7 +14,6 @@
 #include <unistd.h>
 
 static struct fake_hvd *fake;
-static char *out_text, *err_text;
 
 #define VM(name, private)                                                      \
 	"{\"name\":\"" name "\",\"domain\":\"desks\",\"state\":\"managed\","   \
@@ -34,47 +33,22 @@ static void set_up(void)
 	fake_hvd_reply(fake, "host",
 		       "{\"memory_bytes\":1073741824,\"pressure\":\"soft\","
 		       "\"pressure_forced\":true,\"budget_bytes\":0}");
-	out_text = err_text = NULL;
 }
 
 static void tear_down(void)
 {
-	free(out_text);
-	free(err_text);
+	command_forget();
 	fake_hvd_stop(fake);
-}
-
-/* words: separated by single spaces. */
-static int run(const struct program *program, const char *words)
-{
-	char copy[512], *argv[32] = {copy}, *save = NULL;
-	size_t out_n, err_n;
-	FILE *out, *err;
-	int argc = 1, code;
-
-	free(out_text);
-	free(err_text);
-	out = open_memstream(&out_text, &out_n);
-	err = open_memstream(&err_text, &err_n);
-	strcpy(copy, words);
-	for (char *w = strtok_r(copy, " ", &save); w;
-	     w = strtok_r(NULL, " ", &save))
-		argv[argc++] = w;
-	argv[argc] = NULL;
-	code = program_run(program, argc, argv, out, err);
-	fclose(out);
-	fclose(err);
-	return code;
 }
 
 static int hv(const char *words)
 {
-	return run(&program_hv, words);
+	return command_run(&program_hv, words);
 }
 
 static int tmem(const char *words)
 {
-	return run(&program_tmem, words);
+	return command_run(&program_tmem, words);
 }
 
 START_TEST(every_verb_has_help_and_an_example)
@@ -88,7 +62,8 @@ START_TEST(every_verb_has_help_and_an_example)
 			const char *verb = programs[p]->verbs[i].name;
 
 			snprintf(words, sizeof(words), "%s --help", verb);
-			ck_assert_int_eq(run(programs[p], words), CTL_DONE);
+			ck_assert_int_eq(command_run(programs[p], words),
+					 CTL_DONE);
 			ck_assert_ptr_nonnull(strstr(out_text, "Examples:"));
 			snprintf(words, sizeof(words), "  %s %s",
 				 programs[p]->name, verb);
@@ -293,16 +268,27 @@ END_TEST
 
 /* ---- the live screen ------------------------------------------------- */
 
+/* What main() does when asked for SCREEN. */
+#define SCREEN "--screen"
+
+static int screen_main(void)
+{
+	char name[] = "tmem-ctl", verb[] = "top", *argv[] = {name, verb, NULL};
+
+	return program_run(&program_tmem, 2, argv, stdout, stderr);
+}
+
+/* Executed: a thread is hvd here, and a child has whatever lock it held. */
 static pid_t screen_start(int *terminal)
 {
 	const struct winsize size = {.ws_row = 24, .ws_col = 80};
-	char name[] = "tmem-ctl", verb[] = "top";
-	char *argv[] = {name, verb, NULL};
-	pid_t pid = forkpty(terminal, NULL, NULL, &size);
+	pid_t pid;
 
+	setenv("TERM", "vt100", 1);
+	pid = forkpty(terminal, NULL, NULL, &size);
 	if (!pid) {
-		setenv("TERM", "vt100", 1);
-		_exit(program_run(&program_tmem, 2, argv, stdout, stderr));
+		execl("/proc/self/exe", "test_ctl_program", SCREEN, NULL);
+		_exit(127);
 	}
 	return pid;
 }
@@ -383,7 +369,7 @@ START_TEST(screen_outlives_hvd)
 }
 END_TEST
 
-int main(void)
+static Suite *suite_make(void)
 {
 	Suite *suite = suite_create("ctl_program");
 	TCase *tc = tcase_create("verbs");
@@ -409,5 +395,12 @@ int main(void)
 	tcase_add_test(tc, screen_survives_ctrl_c_with_the_terminal_put_back);
 	tcase_add_test(tc, screen_outlives_hvd);
 	suite_add_tcase(suite, tc);
-	return suite_run(suite);
+	return suite;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 2 && !strcmp(argv[1], SCREEN))
+		return screen_main();
+	return suite_run(suite_make());
 }

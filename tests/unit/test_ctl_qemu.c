@@ -4,8 +4,8 @@
  * what it makes of both. The QEMU it really executes here is env(1).
  */
 #include "hv/ctl/elf.h"
-#include "hv/ctl/program.h"
 #include "hv/ctl/qemu_line.h"
+#include "tests/support/command.h"
 #include "tests/support/rng.h"
 #include "tests/support/run.h"
 
@@ -22,7 +22,6 @@
 #include <unistd.h>
 
 static char dir[64];
-static char *out_text, *err_text;
 
 static void set_up(void)
 {
@@ -38,48 +37,23 @@ static void set_up(void)
 	setenv("TIDEPOOL_RUN_DIR", dir, 1);
 	unsetenv("LD_PRELOAD");
 	unsetenv("XDG_RUNTIME_DIR");
-	out_text = err_text = NULL;
 }
 
 static void tear_down(void)
 {
 	char command[128];
 
-	free(out_text);
-	free(err_text);
+	command_forget();
 	snprintf(command, sizeof(command), "rm -rf %s", dir);
 	ck_assert_int_eq(system(command), 0);
 }
 
-static size_t words_split(char *copy, char **argv)
-{
-	char *save = NULL;
-	size_t n = 0;
-
-	for (char *w = strtok_r(copy, " ", &save); w;
-	     w = strtok_r(NULL, " ", &save))
-		argv[n++] = w;
-	argv[n] = NULL;
-	return n;
-}
-
 static int hv(const char *words)
 {
-	char copy[1024], *argv[48];
-	size_t n, out_n, err_n;
-	FILE *out, *err;
-	int code;
+	char line[1100];
 
-	free(out_text);
-	free(err_text);
-	out = open_memstream(&out_text, &out_n);
-	err = open_memstream(&err_text, &err_n);
-	snprintf(copy, sizeof(copy), "hv qemu %s", words);
-	n = words_split(copy, argv);
-	code = program_run(&program_hv, (int)n, argv, out, err);
-	fclose(out);
-	fclose(err);
-	return code;
+	snprintf(line, sizeof(line), "qemu %s", words);
+	return command_run(&program_hv, line);
 }
 
 /* ---- reading --------------------------------------------------------- */
@@ -416,15 +390,10 @@ END_TEST
 
 START_TEST(line_is_printed_for_other_qemus)
 {
-	char copy[64], *argv[8], wanted[256];
-	size_t n, out_n;
-	FILE *out = open_memstream(&out_text, &out_n);
+	char wanted[256];
 
-	strcpy(copy, "hv attach-line desk1");
-	n = words_split(copy, argv);
-	ck_assert_int_eq(program_run(&program_hv, (int)n, argv, out, stderr),
+	ck_assert_int_eq(command_run(&program_hv, "attach-line desk1"),
 			 CTL_DONE);
-	fclose(out);
 	snprintf(wanted, sizeof(wanted),
 		 "-chardev socket,id=tidepool-tmem,path=%s/desk1.tmem -device "
 		 "ivshmem-doorbell,chardev=tidepool-tmem,vectors=17\n",

@@ -8,13 +8,12 @@
 #include "tests/support/fault_host.h"
 #include "tests/support/machine.h"
 #include "tests/support/run.h"
-#include "tests/support/skip.h"
 
 #include <check.h>
 #include <pthread.h>
+#include <unistd.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #define PATIENCE_S 60
 #define HOT_ENOUGH 50 /* scans after which even a page often back is cold */
@@ -209,12 +208,8 @@ int main(void)
 	Suite *s = suite_create("real_fault");
 	TCase *alone = tcase_create("alone");
 	TCase *polls = promises("polling", setup_polling);
-	int uffd;
-	unsigned features;
 
-	if (host_real.uffd_open(-1, &features, &uffd) < 0)
-		test_skip("userfaultfd is not permitted here");
-	close(uffd);
+	fault_host_need();
 	tcase_set_timeout(alone, 300);
 	tcase_add_test(alone, threads_stop_whatever_they_do);
 	tcase_add_test(polls, polling_ends_when_faults_do);

@@ -8,7 +8,6 @@
 #include "tests/support/machine.h"
 #include "tests/support/rng.h"
 #include "tests/support/run.h"
-#include "tests/support/skip.h"
 
 #include <check.h>
 #include <errno.h>
@@ -243,12 +242,8 @@ static TCase *promises(const char *name, void (*start)(void))
 int main(void)
 {
 	Suite *s = suite_create("real_io");
-	unsigned features;
-	int uffd;
 
-	if (host_real.uffd_open(-1, &features, &uffd) < 0)
-		test_skip("userfaultfd is not permitted here");
-	close(uffd);
+	fault_host_need();
 	suite_add_tcase(s, promises("all the kernel has", machine_setup));
 	suite_add_tcase(s, promises("no UFFDIO_MOVE", machine_setup_no_move));
 	return suite_run(s);

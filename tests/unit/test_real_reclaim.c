@@ -9,7 +9,6 @@
 #include "tests/support/machine.h"
 #include "tests/support/rng.h"
 #include "tests/support/run.h"
-#include "tests/support/skip.h"
 #include "tmem/tmem.h"
 
 #include <check.h>
@@ -397,12 +396,8 @@ int main(void)
 {
 	Suite *s = suite_create("real_reclaim");
 	TCase *alone = tcase_create("alone");
-	int uffd;
-	unsigned features;
 
-	if (host_real.uffd_open(-1, &features, &uffd) < 0)
-		test_skip("userfaultfd is not permitted here");
-	close(uffd);
+	fault_host_need();
 	tcase_set_timeout(alone, 300);
 	tcase_add_test(alone,
 		       others_in_the_store_are_neither_counted_nor_harmed);

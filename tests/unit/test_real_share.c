@@ -13,7 +13,6 @@
 #include "tests/support/fault_host.h"
 #include "tests/support/rng.h"
 #include "tests/support/run.h"
-#include "tests/support/skip.h"
 
 #include <check.h>
 #include <errno.h>
@@ -400,12 +399,8 @@ int main(void)
 {
 	Suite *s = suite_create("real_share");
 	TCase *tc = tcase_create("end to end");
-	unsigned features;
-	int uffd;
 
-	if (host_real.uffd_open(-1, &features, &uffd) < 0)
-		test_skip("userfaultfd is not permitted here");
-	close(uffd);
+	fault_host_need();
 	tcase_set_timeout(tc, 300);
 	tcase_add_test(tc, pages_are_read_up_to_one_that_is_not_there);
 	tcase_add_test(tc, equal_pages_end_in_one_frame);
