@@ -60,10 +60,10 @@ static uint64_t cap_of(const struct vm *vm)
 static struct arbiter_vm row_of(const struct vm *vm)
 {
 	uint64_t has = vm_lent_bytes(vm);
-	uint64_t demand =
-		max_u64(has + max_u64(has, GROWTH_MIN), vm->reserve_bytes);
+	uint64_t reserve = min_u64(vm->reserve_bytes, VM_LENT_MAX);
+	uint64_t demand = max_u64(has + max_u64(has, GROWTH_MIN), reserve);
 
-	return (struct arbiter_vm){.reservation_bytes = vm->reserve_bytes,
+	return (struct arbiter_vm){.reservation_bytes = reserve,
 				   .limit_bytes = vm->cap_bytes,
 				   .demand_bytes = demand,
 				   .used_bytes = has,

@@ -30,8 +30,6 @@
 
 /* An agent may add RAM and offer it before its next STATS says so. */
 #define RAM_SLACK_PAGES ((uint64_t)1 << 18)
-/* What an agent may say its guest has; sums of it stay sums. */
-#define LENT_MAX ((uint64_t)1 << 44)
 
 size_t vm_count(const struct hvd *hvd)
 {
@@ -525,7 +523,7 @@ uint64_t vm_used_bytes(const struct vm *vm)
 
 uint64_t vm_lent_bytes(const struct vm *vm)
 {
-	return min_u64(vm->stats.guest.freeable_bytes, LENT_MAX);
+	return min_u64(vm->stats.guest.freeable_bytes, VM_LENT_MAX);
 }
 
 uint64_t vm_cold_bytes(const struct vm *vm)

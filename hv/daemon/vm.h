@@ -11,6 +11,8 @@
 
 #define VM_SAMPLES 61 /* one a second: differences over a minute */
 #define VM_RAM_MAX ((uint64_t)1 << 32) /* pages: 16 TiB */
+/* What an agent may say its guest has, or is to have; sums of it stay sums. */
+#define VM_LENT_MAX ((uint64_t)1 << 44)
 
 struct vm_sample {
 	uint64_t at_ns;

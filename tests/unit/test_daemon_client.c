@@ -24,7 +24,7 @@
 #define GIB  ((uint64_t)1 << 30)
 
 static struct daemon d;
-static struct peer a, b;
+static struct peer a, b, c;
 
 static void line_stats_send(struct peer *p, uint64_t private_pages,
 			    uint64_t lent)
@@ -464,6 +464,33 @@ START_TEST(no_one_is_lent_more_than_its_cap)
 }
 END_TEST
 
+/* Their sum is 1 in 64 bits: a reserve that is easily kept. */
+START_TEST(reserves_beyond_all_memory_lend_no_more_than_there_is)
+{
+	static const uint64_t reserve[] = {INT64_MAX, INT64_MAX, 3};
+	struct peer *const peer[] = {&a, &b, &c};
+	struct wire_stats stats = {.guest = {.lines = 1, .weight = 1000}};
+
+	set_up();
+	peer_join(&b, &d, "b", "lab");
+	peer_join(&c, &d, "c", "lab");
+	stats.mm.ram_pages = 100000;
+	for (int i = 0; i < 3; i++) {
+		stats.guest.reserve_bytes = reserve[i];
+		peer_send(peer[i], WIRE_STATS, &stats, sizeof(stats));
+	}
+	daemon_await(&d, LIST, "vms.2.reserve_bytes", 3);
+	daemon_await(&d, LIST, "vms.1.reserve_bytes", INT64_MAX);
+	budget_set(GIB);
+	for (int i = 0; i < 3; i++)
+		while (target_lent(peer[i], true).lent_bytes > GIB / 3)
+			;
+	peer_kill(&b);
+	peer_kill(&c);
+	tear_down();
+}
+END_TEST
+
 static Suite *suite_make(void)
 {
 	Suite *suite = suite_create("daemon_client");
@@ -480,6 +507,8 @@ static Suite *suite_make(void)
 	tcase_add_test(tc, free_memory_is_lent_by_weight);
 	tcase_add_test(tc, what_is_lent_is_taken_first);
 	tcase_add_test(tc, no_one_is_lent_more_than_its_cap);
+	tcase_add_test(tc,
+		       reserves_beyond_all_memory_lend_no_more_than_there_is);
 	suite_add_tcase(suite, tc);
 	return suite;
 }
