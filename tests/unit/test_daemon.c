@@ -438,6 +438,24 @@ START_TEST(a_foreign_pool_is_refused)
 }
 END_TEST
 
+/* The same of an hvd that was there all the time. */
+START_TEST(a_vm_comes_back_to_its_own_domain_and_pool)
+{
+	start_two();
+	peer_join(&c, &d, "c", "office");
+	peer_connect(&a, &d);
+	peer_hello(&a, "a", "office", false);
+	ck_assert_ptr_nonnull(strstr(refused(&a)->text, "belongs to domain"));
+	peer_connect(&a, &d);
+	close(a.pool_fd);
+	a.pool_fd = dup(c.pool_fd);
+	peer_hello(&a, "a", "lab", true);
+	ck_assert_ptr_nonnull(strstr(refused(&a)->text, "frame pool"));
+	peer_kill(&c);
+	stop_two();
+}
+END_TEST
+
 START_TEST(a_false_have_ends_the_connection)
 {
 	uint32_t f;
@@ -595,6 +613,7 @@ int main(int argc, char **argv)
 	tcase_add_test(tc, a_new_vm_waits_for_the_pool);
 	tcase_add_test(tc, vms_that_died_with_hvd_leave_nothing);
 	tcase_add_test(tc, a_foreign_pool_is_refused);
+	tcase_add_test(tc, a_vm_comes_back_to_its_own_domain_and_pool);
 	tcase_add_test(tc, a_false_have_ends_the_connection);
 	tcase_add_test(tc, a_damaged_record_is_no_end);
 	tcase_add_test(tc, hvd_stopped_for_a_while_is_harmless);
