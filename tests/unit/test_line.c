@@ -554,6 +554,22 @@ START_TEST(new_epoch_drops_everything)
 }
 END_TEST
 
+START_TEST(new_epoch_drops_every_pool)
+{
+	begin();
+	for (int pool = 0; pool < TMEM_POOLS_MAX; pool++) {
+		ck_assert_int_eq(guest_pool(&guest, LINE_POOL_EPHEMERAL), pool);
+		guest_put(&guest, pool, 1, 1, page(1));
+	}
+	ck_assert_uint_eq(stored(), TMEM_POOLS_MAX);
+	guest_begin(&guest);
+	ck_assert_uint_eq(stored(), 0);
+	for (int pool = 0; pool < TMEM_POOLS_MAX; pool++)
+		ck_assert_int_eq(guest_pool(&guest, LINE_POOL_EPHEMERAL), pool);
+	guest_close(&guest);
+}
+END_TEST
+
 /* The host is in the midst of a full ring, and must not act on it later. */
 START_TEST(epoch_ends_requests_under_way)
 {
@@ -731,6 +747,7 @@ static void cases_add(Suite *suite)
 	tc = case_add(suite, "epochs");
 	tcase_add_test(tc, nothing_moves_before_it_begins);
 	tcase_add_test(tc, new_epoch_drops_everything);
+	tcase_add_test(tc, new_epoch_drops_every_pool);
 	tcase_add_test(tc, epoch_ends_requests_under_way);
 	tcase_add_test(tc, end_and_hang_up_free_everything);
 	tcase_add_loop_test(tc, host_that_goes_is_noticed_by_all, 0, 5);
