@@ -38,20 +38,21 @@ static double over_weight(const struct vm *vm)
 	return (double)vm_lent_bytes(vm) / (vm->weight + 1.0);
 }
 
-/* Of those not asked yet: who has most for its weight. NULL: nobody has. */
-static struct vm *furthest_over(struct hvd *hvd, double below)
+/* Who has most for its weight, of those behind `last`. NULL: nobody has any. */
+static struct vm *furthest_over(struct hvd *hvd, const struct vm *last)
 {
 	struct vm *vm, *best = NULL;
-	double over, most = 0;
+	double over, most = 0, below = last ? over_weight(last) : 1e300;
+	bool equal_too = false;
 
 	TAILQ_FOREACH (vm, &hvd->vms, entry) {
-		if (!vm->link || vm->unmanaged)
-			continue;
 		over = over_weight(vm);
-		if (over > most && over < below) {
+		if (vm->link && !vm->unmanaged && over > most &&
+		    (over < below || (equal_too && over == below))) {
 			most = over;
 			best = vm;
 		}
+		equal_too |= vm == last;
 	}
 	return best;
 }
@@ -72,15 +73,12 @@ static uint64_t flush_all(struct call *call, struct vm *only, uint64_t bytes,
 			  bool dry)
 {
 	uint64_t left = bytes;
-	double below = 1e300;
-	struct vm *vm;
+	struct vm *vm = NULL;
 
 	if (only)
 		return flush_one(call, only, bytes, dry);
-	while (left && (vm = furthest_over(call->hvd, below))) {
-		below = over_weight(vm);
+	while (left && (vm = furthest_over(call->hvd, vm)))
 		left -= flush_one(call, vm, left, dry);
-	}
 	return bytes - left;
 }
 

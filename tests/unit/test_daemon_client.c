@@ -184,6 +184,27 @@ START_TEST(bad_calls_are_refused)
 }
 END_TEST
 
+/* Whoever has as much for its weight as another is asked like the other. */
+START_TEST(a_flush_asks_all_who_have_as_much)
+{
+	set_up();
+	peer_join(&b, &d, "b", "lab");
+	peer_join(&c, &d, "c", "lab");
+	line_stats_send(&a, 1000, 10 * MIB);
+	line_stats_send(&b, 1000, 30 * MIB);
+	line_stats_send(&c, 1000, 10 * MIB);
+	daemon_await(&d, "{\"method\":\"freeable\"}", "total_bytes", 50 * MIB);
+	ck_assert_int_eq(daemon_number(&d,
+				       "{\"method\":\"flush\",\"params\":{"
+				       "\"bytes\":99999999,\"dry_run\":true}}",
+				       "flushed_bytes"),
+			 50 * MIB);
+	peer_kill(&b);
+	peer_kill(&c);
+	tear_down();
+}
+END_TEST
+
 START_TEST(dry_runs_tell_and_do_nothing)
 {
 	set_up();
@@ -500,6 +521,7 @@ static Suite *suite_make(void)
 	tcase_add_loop_test(tc, each_method_is_one_command, 0,
 			    (int)ARRAY_LEN(calls));
 	tcase_add_test(tc, bad_calls_are_refused);
+	tcase_add_test(tc, a_flush_asks_all_who_have_as_much);
 	tcase_add_test(tc, dry_runs_tell_and_do_nothing);
 	tcase_add_test(tc, the_callers_file_is_passed_on);
 	tcase_add_test(tc, a_vm_that_dies_while_saved_ends_the_call);
