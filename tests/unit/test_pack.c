@@ -386,6 +386,30 @@ START_TEST(nothing_of_an_earlier_object_is_read)
 }
 END_TEST
 
+/* Nor lie on behind the end of a shorter one that took its place. */
+START_TEST(nothing_of_a_replaced_object_stays)
+{
+	unsigned char page[PAGE_BYTES];
+	struct pack_item item = {page, 3000, 1, 0, 0};
+	const struct pack_class *c;
+	const char *data;
+
+	start(1, 0);
+	memset(page, 0x5e, sizeof(page));
+	ck_assert_int_eq(pack_put(&pack, owners[0].unit, &item), 0);
+	item.bytes = 2990;
+	ck_assert(pack_overwrite(&pack, owners[0].unit, &item));
+	for (c = pack.class; !c->count; c++)
+		;
+	data = arena_block_at(&pack.extents, c->extent[0]) +
+	       sizeof(struct pack_head);
+	ck_assert_int_eq(data[2989], 0x5e);
+	for (unsigned i = 2990; i < 3000; i++)
+		ck_assert_int_eq(data[i], 0);
+	stop();
+}
+END_TEST
+
 static int release_refused(void *addr, size_t bytes)
 {
 	(void)addr;
@@ -432,6 +456,7 @@ int main(void)
 	tcase_add_test(tc, is_97_percent_payload_after_churn);
 	tcase_add_test(tc, limit_is_never_exceeded);
 	tcase_add_test(tc, nothing_of_an_earlier_object_is_read);
+	tcase_add_test(tc, nothing_of_a_replaced_object_stays);
 	tcase_add_test(tc, memory_the_kernel_will_not_take_is_used_again);
 	suite_add_tcase(suite, tc);
 	return suite_run(suite);
