@@ -25,6 +25,9 @@
 
 /* Demand beyond what a guest has: so much at least. */
 #define GROWTH_MIN ((uint64_t)256 << 20)
+/* Less is urgent; that there is a little more can wait until it is more. */
+#define LESS_SHIFT 6
+#define MORE_SHIFT 4
 
 static bool borrows(const struct vm *vm)
 {
@@ -48,6 +51,14 @@ uint64_t lend_sum(const struct hvd *hvd)
 		if (vm->link)
 			sum += lent_to(vm);
 	return sum;
+}
+
+bool lend_moved(uint64_t to, uint64_t told)
+{
+	if (!to != !told)
+		return true;
+	return to < told ? told - to > told >> LESS_SHIFT
+			 : to - told > told >> MORE_SHIFT;
 }
 
 /* ---- dividing ------------------------------------------------------------ */
@@ -150,6 +161,19 @@ static uint64_t growth_of(const struct vm *vm)
 	return used - vm->lend.used_before;
 }
 
+/* What it will be told to give back. */
+static uint64_t loss_of(const struct vm *vm)
+{
+	uint64_t has = lent_to(vm);
+
+	if (!borrows(vm) || has <= vm->lend.bytes)
+		return 0;
+	if (vm->target_sent &&
+	    !lend_moved(vm->lend.bytes, vm->target.lent_bytes))
+		return 0;
+	return has - vm->lend.bytes;
+}
+
 static void loss_note(struct hvd *hvd, struct vm *loser, uint64_t loss)
 {
 	uint64_t growth = 0;
@@ -178,8 +202,8 @@ void lend_divide(struct hvd *hvd, uint64_t bytes)
 	divide(hvd, row, bytes);
 	free(row);
 	TAILQ_FOREACH (vm, &hvd->vms, entry)
-		if (borrows(vm) && lent_to(vm) > vm->lend.bytes)
-			loss_note(hvd, vm, lent_to(vm) - vm->lend.bytes);
+		if (loss_of(vm))
+			loss_note(hvd, vm, loss_of(vm));
 	TAILQ_FOREACH (vm, &hvd->vms, entry) {
 		vm->lend.used_before = vm_used_bytes(vm);
 		vm->lend.divided = vm->have_stats;

@@ -35,6 +35,9 @@ uint64_t lend_sum(const struct hvd *hvd);
  */
 void lend_divide(struct hvd *hvd, uint64_t bytes);
 
+/* Does it differ from what its guest was told by enough for a message? */
+bool lend_moved(uint64_t to, uint64_t told);
+
 /* [{"name", "bytes"}], most first; name "the host" where it was no VM. */
 json_t *lend_takers_pack(const struct vm *vm);
 

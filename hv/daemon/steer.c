@@ -311,19 +311,13 @@ static bool moved(uint64_t x, uint64_t y)
 	return !x != !y || (x > y ? x - y : y - x) > y >> NOISE_SHIFT;
 }
 
-/* Less is urgent; that there is a little more can wait until it is more. */
-static bool lent_moved(uint64_t x, uint64_t y)
-{
-	return x < y ? moved(x, y) : !y != !x || x - y > y >> 4;
-}
-
 static bool target_differs(const struct wire_target *a,
 			   const struct wire_target *b)
 {
 	struct wire_target rest = *a;
 
 	if (moved(a->resident_bytes, b->resident_bytes) ||
-	    lent_moved(a->lent_bytes, b->lent_bytes))
+	    lend_moved(a->lent_bytes, b->lent_bytes))
 		return true;
 	rest.resident_bytes = b->resident_bytes;
 	rest.lent_bytes = b->lent_bytes;

@@ -465,6 +465,25 @@ START_TEST(what_is_lent_is_taken_first)
 }
 END_TEST
 
+/* A guest has all it is lent, and a little less could be: it keeps it. */
+START_TEST(what_is_left_to_a_guest_was_not_taken)
+{
+	const char *why = "{\"method\":\"why\",\"params\":{\"vm\":\"a\"}}";
+	uint64_t lent;
+
+	set_up();
+	budget_set(GIB);
+	do
+		lent = target_lent(&a, true).lent_bytes;
+	while (lent > GIB);
+	line_stats_send(&a, 1000, lent);
+	line_stats_send(&a, 1256, lent);
+	peer_hears_not(&a, WIRE_TARGET, 2500);
+	ck_assert_int_eq(daemon_number(&d, why, "guest.taken_bytes"), 0);
+	tear_down();
+}
+END_TEST
+
 START_TEST(no_one_is_lent_more_than_its_cap)
 {
 	struct wire_stats stats = {.guest = {.lines = 1,
@@ -528,6 +547,7 @@ static Suite *suite_make(void)
 	tcase_add_test(tc, descriptors_nobody_asked_for_are_closed);
 	tcase_add_test(tc, free_memory_is_lent_by_weight);
 	tcase_add_test(tc, what_is_lent_is_taken_first);
+	tcase_add_test(tc, what_is_left_to_a_guest_was_not_taken);
 	tcase_add_test(tc, no_one_is_lent_more_than_its_cap);
 	tcase_add_test(tc,
 		       reserves_beyond_all_memory_lend_no_more_than_there_is);
