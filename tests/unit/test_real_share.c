@@ -291,7 +291,7 @@ START_TEST(pages_are_read_up_to_one_that_is_not_there)
 {
 	static const gfn_t gfn[] = {{5}, {3}, {CHUNK_PAGES + 7}, {4}, {9}, {6}};
 	static uint8_t out[6][PAGE_BYTES];
-	const gfn_t beyond = {(uint64_t)1 << 30};
+	const gfn_t beyond = {(uint64_t)1 << 30}, gone[] = {{4}, {5}, {3}};
 
 	machine_start(1, 2 * CHUNK_BYTES);
 	for (size_t i = 0; i < 6; i++)
@@ -305,6 +305,11 @@ START_TEST(pages_are_read_up_to_one_that_is_not_there)
 	ck_assert_uint_eq(mm_pages_read(guest[0].mm, &gfn[5], 1, out), 1);
 	ck_assert_uint_eq(mm_pages_read(guest[0].mm, &gfn[4], 2, out), 0);
 	ck_assert_uint_eq(mm_pages_read(guest[0].mm, &beyond, 1, out), 0);
+	/* Discarded, and not seen yet: whoever read it might wait for good. */
+	ck_assert_int_eq(madvise(guest[0].ram + 5 * PAGE_BYTES, PAGE_BYTES,
+				 MADV_DONTNEED),
+			 0);
+	ck_assert_uint_eq(mm_pages_read(guest[0].mm, gone, 3, out), 1);
 	machine_stop();
 }
 END_TEST
