@@ -9,6 +9,7 @@
  */
 #include "sharing/domain.h"
 #include "sharing/frames.h"
+#include "sharing/hash.h"
 #include "sharing/share.h"
 #include "tests/support/fault_host.h"
 #include "tests/support/rng.h"
@@ -314,6 +315,31 @@ START_TEST(pages_are_read_up_to_one_that_is_not_there)
 }
 END_TEST
 
+/* hvd would see it too, but hold it against the agent. */
+START_TEST(page_that_changed_is_declined)
+{
+	struct {
+		struct wire_head head;
+		struct wire_want want;
+	} msg = {.head = {WIRE_VERSION, WIRE_WANT, sizeof(msg)},
+		 .want = {.page = 3}};
+	struct domain_stats ds;
+
+	machine_start(1, CHUNK_BYTES);
+	page_fill(guest[0].ram + 3 * PAGE_BYTES, 3);
+	run_ms(100);
+	msg.want.hash =
+		sharing_hash(domain_secret(dom), guest[0].ram + 3 * PAGE_BYTES);
+	page_fill(guest[0].ram + 3 * PAGE_BYTES, 4);
+	share_want(guest[0].sh, &msg.head);
+	run_ms(100);
+	domain_stats(dom, &ds);
+	ck_assert_uint_eq(ds.declines, 1);
+	ck_assert_uint_eq(ds.publish_unwanted, 0);
+	machine_stop();
+}
+END_TEST
+
 START_TEST(equal_pages_end_in_one_frame)
 {
 	const char *mb = getenv("SHARE_MB");
@@ -408,6 +434,7 @@ int main(void)
 	fault_host_need();
 	tcase_set_timeout(tc, 300);
 	tcase_add_test(tc, pages_are_read_up_to_one_that_is_not_there);
+	tcase_add_test(tc, page_that_changed_is_declined);
 	tcase_add_test(tc, equal_pages_end_in_one_frame);
 	tcase_add_test(tc, write_storm_on_shared_pages_loses_nothing);
 	tcase_add_test(tc, hint_is_offered_without_a_second_look);
