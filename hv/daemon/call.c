@@ -88,7 +88,7 @@ int call_number(struct call *call, const char *name, uint64_t least,
 
 int call_connected(struct call *call, const struct vm *vm)
 {
-	if (vm->link && !vm->unmanaged)
+	if (vm_is_managed(vm))
 		return 0;
 	return call_refuse(call, -ENOTCONN, "VM %s is %s", vm->name,
 			   vm_state(vm));

@@ -47,7 +47,7 @@ static struct vm *furthest_over(struct hvd *hvd, const struct vm *last)
 
 	TAILQ_FOREACH (vm, &hvd->vms, entry) {
 		over = over_weight(vm);
-		if (vm->link && !vm->unmanaged && over > most &&
+		if (vm_is_managed(vm) && over > most &&
 		    (over < below || (equal_too && over == below))) {
 			most = over;
 			best = vm;

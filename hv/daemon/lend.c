@@ -31,7 +31,7 @@
 
 static bool borrows(const struct vm *vm)
 {
-	return vm->link && !vm->unmanaged && vm->stats.guest.lines;
+	return vm_is_managed(vm) && vm->stats.guest.lines;
 }
 
 /* An agent told to give back more than it says it has is about to. */
@@ -48,7 +48,7 @@ uint64_t lend_sum(const struct hvd *hvd)
 	uint64_t sum = 0;
 
 	TAILQ_FOREACH (vm, &hvd->vms, entry)
-		if (vm->link)
+		if (vm_is_managed(vm))
 			sum += lent_to(vm);
 	return sum;
 }

@@ -159,7 +159,7 @@ static int check_call(struct call *call)
 	if (rc)
 		return rc;
 	TAILQ_FOREACH (vm, &call->hvd->vms, entry)
-		if ((!only || vm == only) && vm->link && !vm->unmanaged)
+		if ((!only || vm == only) && vm_is_managed(vm))
 			command_set_add(call->set, vm, &command, -1);
 	return call_wait(call);
 }

@@ -181,7 +181,7 @@ json_t *report_freeable(const struct hvd *hvd)
 	uint64_t sum = 0, cold = 0;
 
 	TAILQ_FOREACH (vm, &hvd->vms, entry) {
-		if (!vm->link)
+		if (!vm_is_managed(vm))
 			continue;
 		sum += vm_lent_bytes(vm);
 		cold += vm_cold_bytes(vm);

@@ -328,7 +328,7 @@ static void target_send(struct hvd *hvd, struct vm *vm)
 {
 	struct wire_target target;
 
-	if (!vm->link || vm->unmanaged)
+	if (!vm_is_managed(vm))
 		return;
 	target_make(hvd, vm, &target);
 	if (vm->target_sent && !target_differs(&target, &vm->target))

@@ -66,6 +66,11 @@ struct vm *vm_find(struct hvd *hvd, const char *name);
 struct vm *vm_find_id(struct hvd *hvd, uint32_t id);
 /* managed, lost or unmanaged: docs/control.md */
 const char *vm_state(const struct vm *vm);
+/* Managed: what it is told is done. */
+static inline bool vm_is_managed(const struct vm *vm)
+{
+	return vm->link && !vm->unmanaged;
+}
 
 /*
  * A checked HELLO of process pid over link, with the pool's descriptor or -1.

@@ -205,6 +205,28 @@ START_TEST(a_flush_asks_all_who_have_as_much)
 }
 END_TEST
 
+/* Nobody can take it back, so it is neither free nor freeable. */
+START_TEST(what_an_unmanaged_vm_has_is_not_freeable)
+{
+	struct wire_command command;
+	pid_t call;
+
+	set_up();
+	line_stats_send(&a, 1000, 10 * MIB);
+	daemon_await(&d, "{\"method\":\"freeable\"}", "total_bytes", 10 * MIB);
+	call = daemon_call_begin(
+		&d, "{\"method\":\"unmanage\",\"params\":{\"vm\":\"a\"}}",
+		"{}");
+	command = peer_command(&a);
+	peer_answer(&a, command.id, 0, 0, "");
+	daemon_call_end(call);
+	ck_assert_int_eq(
+		daemon_number(&d, "{\"method\":\"freeable\"}", "total_bytes"),
+		0);
+	tear_down();
+}
+END_TEST
+
 START_TEST(dry_runs_tell_and_do_nothing)
 {
 	set_up();
@@ -541,6 +563,7 @@ static Suite *suite_make(void)
 			    (int)ARRAY_LEN(calls));
 	tcase_add_test(tc, bad_calls_are_refused);
 	tcase_add_test(tc, a_flush_asks_all_who_have_as_much);
+	tcase_add_test(tc, what_an_unmanaged_vm_has_is_not_freeable);
 	tcase_add_test(tc, dry_runs_tell_and_do_nothing);
 	tcase_add_test(tc, the_callers_file_is_passed_on);
 	tcase_add_test(tc, a_vm_that_dies_while_saved_ends_the_call);
