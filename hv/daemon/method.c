@@ -317,7 +317,11 @@ static void wish_apply(struct vm *vm, const struct wish *w, const char *by)
 	hvd_steer_soon(vm->hvd);
 }
 
-/* pending: {vm, wish as integers, result} so that nothing points anywhere. */
+/*
+ * pending: {wish, result} so that nothing points anywhere. In wish is what the
+ * agent was told, and what else is changed: of the rest, somebody else may have
+ * set some meanwhile.
+ */
 static int set_finish(struct call *call, const struct command_answer *a,
 		      size_t n)
 {
@@ -331,26 +335,34 @@ static int set_finish(struct call *call, const struct command_answer *a,
 		rc = call_refuse(call, -ENOENT, "the VM is gone");
 	if (rc)
 		return rc;
+	w = wish_of(vm);
 	json_array_foreach (list, i, item)
-		*wish_at(&w, i) = (uint64_t)json_integer_value(item);
+		if (!json_is_null(item))
+			*wish_at(&w, i) = (uint64_t)json_integer_value(item);
 	wish_apply(vm, &w, call->by);
 	return call_answer(
 		call, json_incref(json_object_get(call->pending, "result")));
 }
 
-static json_t *wish_pack(struct wish *w)
+static json_t *wish_pack(struct wish *old, struct wish *new)
 {
 	json_t *list = json_array();
 	size_t i;
 
-	for (i = 0; i < ARRAY_LEN(wish_field); i++)
-		json_array_append_new(list, report_integer(*wish_at(w, i)));
+	for (i = 0; i < ARRAY_LEN(wish_field); i++) {
+		uint64_t value = *wish_at(new, i);
+		bool said = wish_field[i].agents || value != *wish_at(old, i);
+
+		json_array_append_new(list, said ? report_integer(value)
+						 : json_null());
+	}
 	return list;
 }
 
 static int set_ask(struct call *call, struct vm *vm, struct wish *w,
 		   json_t *result)
 {
+	struct wish old = wish_of(vm);
 	struct wire_command command = {.op = WIRE_CMD_TMEM_SET,
 				       .weight = (uint32_t)w->weight,
 				       .cap_bytes = w->cap,
@@ -358,8 +370,8 @@ static int set_ask(struct call *call, struct vm *vm, struct wish *w,
 				       .compress = (uint32_t)w->compress};
 	int rc = call_connected(call, vm);
 
-	call->pending =
-		json_pack("{s:o, s:o}", "wish", wish_pack(w), "result", result);
+	call->pending = json_pack("{s:o, s:o}", "wish", wish_pack(&old, w),
+				  "result", result);
 	if (!rc && !call->pending)
 		rc = call_refuse(call, -ENOMEM, "hvd has no memory");
 	return rc ? rc : call_ask_one(call, vm, &command, set_finish);

@@ -227,6 +227,29 @@ START_TEST(what_an_unmanaged_vm_has_is_not_freeable)
 }
 END_TEST
 
+START_TEST(two_settings_at_once_are_both_kept)
+{
+	struct wire_command command;
+	pid_t call;
+
+	set_up();
+	call = daemon_call_begin(&d,
+				 "{\"method\":\"set\",\"params\":{"
+				 "\"vm\":\"a\",\"weight\":5}}",
+				 "{\"changed\":{\"weight\":[1000,5]}}");
+	command = peer_command(&a);
+	json_decref(daemon_call(&d,
+				"{\"method\":\"set\",\"params\":{"
+				"\"vm\":\"a\",\"shares\":7}}",
+				NULL));
+	peer_answer(&a, command.id, 0, 0, "");
+	daemon_call_end(call);
+	ck_assert_int_eq(daemon_number(&d, LIST, "vms.0.weight"), 5);
+	ck_assert_int_eq(daemon_number(&d, LIST, "vms.0.shares"), 7);
+	tear_down();
+}
+END_TEST
+
 START_TEST(dry_runs_tell_and_do_nothing)
 {
 	set_up();
@@ -564,6 +587,7 @@ static Suite *suite_make(void)
 	tcase_add_test(tc, bad_calls_are_refused);
 	tcase_add_test(tc, a_flush_asks_all_who_have_as_much);
 	tcase_add_test(tc, what_an_unmanaged_vm_has_is_not_freeable);
+	tcase_add_test(tc, two_settings_at_once_are_both_kept);
 	tcase_add_test(tc, dry_runs_tell_and_do_nothing);
 	tcase_add_test(tc, the_callers_file_is_passed_on);
 	tcase_add_test(tc, a_vm_that_dies_while_saved_ends_the_call);
