@@ -81,7 +81,8 @@ help:
 	@echo "                  (B=name for one, FULL=1; build/bench/report.html)"
 	@echo "make fuzz         fuzz each parser for FUZZ_SECONDS (default 20)"
 	@echo "make check-layers which folder may include which"
-	@echo "make guest-module the guests' Linux module, for Debian 6.1 and 6.12"
+	@echo "make guest-module the guests' Linux module, for Debian 6.1 (cloud and"
+	@echo "                  full) and 6.12"
 	@echo "make guest-package  its package for Debian guests (DKMS)"
 	@echo "make format       clang-format the tree"
 	@echo "make install      DESTDIR= PREFIX=$(PREFIX)"
@@ -169,6 +170,7 @@ fuzz: deps
 
 guest-module:
 	$(Q)tests/rig/module.sh 6.1
+	$(Q)tests/rig/module.sh 6.1-full
 	$(Q)tests/rig/module.sh 6.12
 
 guest-package:

@@ -1,23 +1,29 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# module.sh 6.1|6.12: builds guest-drivers/linux for the Debian kernel that
-# tests/rig/kernel.sh gives, with the compiler's and (if installed) sparse's
+# module.sh 6.1|6.1-full|6.12: builds guest-drivers/linux for the Debian kernel
+# that tests/rig/kernel.sh gives, with the compiler's and (if installed) sparse's
 # extra warnings, all of them errors, and prints the module's path:
 #
 #   build/rig/module-6.1/linux/tidepool_tmem.ko
+#
+# That kernel is Debian's smaller one, for clouds; -full is the other of the same
+# version, linux-image-amd64.
 #
 # A copy of the sources is built, so the tree stays clean. Of the headers'
 # packages (fetched into build/rig, nothing is installed) only the version of
 # the rig's kernel will do. Exit code 77: the headers cannot be had here.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-flavour=${1:?usage: module.sh 6.1|6.12}
+target=${1:?usage: module.sh 6.1|6.1-full|6.12}
+flavour=${target%-full}
 rig=$PWD/build/rig
 kdir=$(tests/rig/kernel.sh "$flavour") || exit $?
 version=$(basename "$kdir"/lib/modules/*)
-headers=$rig/headers-$flavour
-out=$rig/module-$flavour
+release=${version%-cloud-amd64}
+[ "$target" = "$flavour" ] || version=$release-amd64
+headers=$rig/headers-$target
+out=$rig/module-$target
 . tests/rig/apt.sh
 
 say() {
@@ -26,22 +32,14 @@ say() {
 
 # Names of the packages whose contents a build for this kernel needs.
 packages() {
-	case $flavour in
-	6.1)
-		echo "linux-headers-$version linux-kbuild-6.1" \
-			"linux-headers-${version%-cloud-amd64}-common"
-		;;
-	*)
-		echo "linux-headers-$version" \
-			"linux-headers-${version%-cloud-amd64}-common" \
-			"linux-kbuild-${version%-cloud-amd64}"
-		;;
-	esac
+	echo "linux-headers-$version linux-headers-$release-common"
+	[ "$flavour" = 6.1 ] && echo linux-kbuild-6.1 ||
+		echo "linux-kbuild-$release"
 }
 
 fetch() { # all packages, into the folder given
 	# shellcheck disable=SC2046
-	apt_download "$1" $(packages) >"$rig/headers-$flavour.log" 2>&1
+	apt_download "$1" $(packages) >"$rig/headers-$target.log" 2>&1
 }
 
 # One Makefile names the common part by an absolute path.
@@ -58,7 +56,7 @@ mkdir -p "$rig"
 exec 9>"$rig/headers.lock"
 flock 9
 if [ ! -d "$headers" ]; then
-	tmp=$rig/headers-$flavour.tmp
+	tmp=$rig/headers-$target.tmp
 	rm -rf "$tmp"
 	mkdir -p "$tmp/debs" "$tmp/root"
 	say "fetching the headers of $version"
