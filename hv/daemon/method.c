@@ -195,7 +195,7 @@ static int unmanage_finish(struct call *call, const struct command_answer *a,
 	int rc = call_nothing(call, a, n);
 
 	if (!rc && vm) {
-		vm->unmanaged = true;
+		vm_let_go(vm);
 		log_info("vm %s: unmanaged, by %s", vm->name, call->by);
 	}
 	return rc;

@@ -385,7 +385,7 @@ void steer_balloons(struct hvd *hvd)
 	if (!hvd->config.balloon)
 		return;
 	TAILQ_FOREACH (vm, &hvd->vms, entry) {
-		if (!vm->link || !vm->have_stats)
+		if (!vm_is_managed(vm) || !vm->have_stats)
 			continue;
 		if (!vm->balloon && vm->qmp[0])
 			vm->balloon = balloon_create(hvd, vm->name, vm->qmp);

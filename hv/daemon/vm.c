@@ -186,6 +186,18 @@ int vm_restore(struct hvd *hvd, const char *name, pid_t pid, uint64_t pid_start,
 	return rc;
 }
 
+static void balloon_drop(struct vm *vm)
+{
+	balloon_destroy(vm->balloon);
+	vm->balloon = NULL;
+}
+
+void vm_let_go(struct vm *vm)
+{
+	vm->unmanaged = true;
+	balloon_drop(vm);
+}
+
 void vm_lose(struct vm *vm)
 {
 	vm->link = NULL;
@@ -198,8 +210,7 @@ void vm_lose(struct vm *vm)
 	vm->lost_told = false; /* most are gone before vm_tick says so */
 	if (vm->member)
 		domain_detach(vm->member);
-	balloon_destroy(vm->balloon);
-	vm->balloon = NULL;
+	balloon_drop(vm);
 	control_vm_gone(vm->hvd, vm);
 	hvd_flush_soon(vm->hvd);
 	hvd_steer_soon(vm->hvd);

@@ -84,6 +84,8 @@ MUST_CHECK int vm_restore(struct hvd *hvd, const char *name, pid_t pid,
 			  uint64_t pid_start, struct trust *trust);
 /* Its socket is closed. The VM stays, lost, until its process is gone. */
 void vm_lose(struct vm *vm);
+/* At an administrator's wish. What its balloon took it gets back. */
+void vm_let_go(struct vm *vm);
 /* Once a second: says which are lost. */
 void vm_tick(struct hvd *hvd);
 void vm_destroy(struct vm *vm);
