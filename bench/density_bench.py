@@ -11,10 +11,10 @@ same processes, the same settings and the same seconds to settle.
 
 The budget is a memory cgroup of all desktops and of hvd with its frames;
 what a rival has outside of it is taken off (lib/tenants.py). Desktops come a few
-at a time until they no longer fit or the slowest is too slow; then the counts
-between are tried, by halves. A desktop's slowdown is what it waits for memory within
-a pass beside what the pass takes alone, so that two cores for all of them do
-not decide.
+at a time until they no longer fit or the slowest is too slow; then some leave, and
+others come one by one until it is so again. A desktop's slowdown is what it
+waits for memory within a pass beside what the pass takes alone, so that two
+cores for all of them do not decide.
 """
 import os
 import subprocess
@@ -299,19 +299,27 @@ class Host:
         while len(self.tenants) > count:
             self.remove(self.tenants[-1])
 
+    def does(self, wanted):
+        """Whether that many do, some leaving or joining those that are."""
+        self.fall_back(wanted)
+        return self.attempt(wanted - len(self.tenants))
+
     def climb(self, good, step):
-        """The most that do, known to be `good` at least: by steps up to one
-        that does not, then by halves between."""
-        bad = MOST + 1
-        step = min(step, bad - good - 1)
-        while bad - good > 1:
-            wanted = good + step if bad > MOST else (good + bad) // 2
-            self.fall_back(wanted)
-            if self.attempt(wanted - len(self.tenants)):
-                good = wanted
-            else:
-                bad = wanted
-        return good
+        """The most that do, known to be `good` at least: up by steps, down
+        again one by one, and at last up as a host fills, by one newcomer at a
+        time."""
+        count = good
+        while count < MOST and self.does(min(count + step, MOST)):
+            count = good = min(count + step, MOST)
+        if step == 1 or count == MOST:
+            return count
+        count += step - 1
+        while count > good and not self.does(count):
+            count -= 1
+        self.fall_back(count)
+        while count < MOST and self.does(count + 1):
+            count += 1
+        return count
 
 
 def alone(bench):
