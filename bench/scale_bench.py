@@ -30,7 +30,7 @@ GIB = 1 << 30
 PAGE = 4096
 GUESTS = 512
 IMAGES = 4
-QUICK = (16, 32, 64)
+QUICK = (16, 64)
 FULL = (16, 32, 64, 128, 256, 512, 1024)
 CROWDS = (8, 128, 512)
 REST_S = 4
@@ -264,7 +264,7 @@ def run(args):
     with tempfile.TemporaryDirectory(prefix="tidepool-") as logs:
         with Life(logs) as life, contextlib.ExitStack():
             for gib in sizes:
-                for _ in range(2 if gib == sizes[0] else 1):
+                for _ in range(2 if args.full and gib == sizes[0] else 1):
                     points[gib].append(point(life, args, gib, GUESTS))
             crowds = [(n, point(life, args, n / 32, n))
                       for n in CROWDS if n != GUESTS]

@@ -28,6 +28,7 @@ ALGORITHMS = ("lz4", "lzo-rle", "zstd")
 ZSWAP = "/sys/module/zswap/parameters/"
 THREADS = (1, 2, 4)
 CHURN_REPS = 3
+TAKEBACK_REPS = 3
 PAGE = pages.PAGE
 MIB = 1 << 20
 
@@ -151,25 +152,11 @@ def latency(store, result, algorithm, repetitions):
                     [r[f"get_{part}_us"] for r in theirs])
 
 
-def churn_curve(store, result, algorithm, sizes):
-    """A small store wastes more: what is idle belongs to size classes."""
-    lines = {"ours": [], f"zram {algorithm}": []}
-    for count in sizes:
-        say(f"churn of {count} pages")
-        store.pages(count)
-        ours = store.ours("churn", store.args.seed)
-        theirs = store.theirs("churn", store.args.seed, algorithm)
-        lines["ours"].append((ours["stored_bytes"] / MIB,
-                              ours["used_bytes"] / ours["stored_bytes"]))
-        lines[f"zram {algorithm}"].append(
-            (theirs["compressed"] / MIB, theirs["used"] / theirs["compressed"]))
-    result.curve("Memory per payload byte after churn", "payload, MiB",
-                 "bytes of memory per byte of payload", lines, log_x=True)
-
-
-def churn(store, result, algorithm):
-    """Memory alone: each repetition has another order and other sizes."""
-    say("churn, repeated")
+def churn(store, result, algorithm, count):
+    """Memory alone: each repetition has another order and other sizes.
+    Returns each side's first."""
+    say(f"churn of {count} pages, repeated")
+    store.pages(count)
     seeds = [iter(range(store.args.seed, store.args.seed + CHURN_REPS))
              for _ in range(2)]
     ours, theirs = interleave(
@@ -184,6 +171,26 @@ def churn(store, result, algorithm):
                 f"zram {algorithm} (its page table not counted)",
                 [r["used_bytes"] / r["stored_bytes"] for r in ours],
                 [r["used"] / r["compressed"] for r in theirs])
+    return ours[0], theirs[0]
+
+
+def churn_curve(store, result, algorithm, sizes, largest):
+    """A small store wastes more: what is idle belongs to size classes."""
+    points = []
+    for count in sizes:
+        say(f"churn of {count} pages")
+        store.pages(count)
+        points.append((store.ours("churn", store.args.seed),
+                       store.theirs("churn", store.args.seed, algorithm)))
+    points.append(largest)
+    result.curve("Memory per payload byte after churn", "payload, MiB",
+                 "bytes of memory per byte of payload", {
+                     "ours": [(o["stored_bytes"] / MIB,
+                               o["used_bytes"] / o["stored_bytes"])
+                              for o, _ in points],
+                     f"zram {algorithm}": [
+                         (t["compressed"] / MIB, t["used"] / t["compressed"])
+                         for _, t in points]}, log_x=True)
 
 
 def evict(store, result, repetitions):
@@ -191,7 +198,7 @@ def evict(store, result, repetitions):
     runs = [store.run("evict", store.file) for _ in range(repetitions)]
     result.value("ephemeral pages evicted, per core", "pages/s",
                  per_core(runs, "evict"))
-    runs = [store.run("takeback", store.file) for _ in range(repetitions)]
+    runs = [store.run("takeback", store.file) for _ in range(TAKEBACK_REPS)]
     result.value("1 GiB of ephemeral pages taken back", "ms",
                  [r["takeback_wall_s"] * 1e3 * (1 << 30) / r["takeback_bytes"]
                   for r in runs], "<= 100")
@@ -279,9 +286,9 @@ def run(args):
             swap(store, result, algorithm, repetitions)
         evict(store, result, repetitions)
         if algorithm:
-            sizes = [churn_count >> n for n in (3, 2, 1, 0)]
-            churn_curve(store, result, algorithm, sizes)
-            churn(store, result, algorithm)
+            largest = churn(store, result, algorithm, churn_count)
+            churn_curve(store, result, algorithm,
+                        [churn_count >> n for n in (3, 2, 1)], largest)
     return result
 
 
