@@ -422,25 +422,10 @@ START_TEST(a_file_that_cannot_be_written_harms_nobody)
 }
 END_TEST
 
-/* While one is saved to a pipe that nobody reads, all else goes on. */
-START_TEST(a_save_that_waits_holds_up_nobody)
+static void saves_await(void)
 {
-	int p = pool_make(LINE_POOL_PERSISTENT), end[2];
 	struct hv_value *value;
-	struct hv *slow;
 
-	swapper_put_many(&vm, p, 0, PAGES, 5000);
-	ck_assert_int_eq(pipe2(end, O_CLOEXEC), 0);
-	slow = daemon_hv(&d);
-	hv_timeout_set(slow, 300);
-	ck_assert_int_eq(hv_save(slow, "a", end[1], HV_DO, &value), -ETIMEDOUT);
-	hv_destroy(slow);
-	ck_assert_int_eq(get(p, 17, 5017), 0);
-	CALL(0, hv_freeze(hv, "a", HV_DO, OUT));
-	CALL(0, hv_thaw(hv, "a", HV_DO, OUT));
-	CALL(-EBUSY, hv_save(hv, "a", end[1], HV_DO, OUT));
-	close(end[0]); /* which ends it */
-	close(end[1]);
 	for (int i = 0; i < 500; i++) {
 		int fd = file_new(), rc = hv_save(hv, "a", fd, HV_DO, &value);
 
@@ -453,6 +438,52 @@ START_TEST(a_save_that_waits_holds_up_nobody)
 		usleep(20000);
 	}
 	ck_abort_msg("the save that waited never ended");
+}
+
+/* A save to a pipe that nobody reads: it goes on until that is closed. */
+static void save_that_waits(int end[2])
+{
+	struct hv *slow = daemon_hv(&d);
+	struct hv_value *value;
+
+	ck_assert_int_eq(pipe2(end, O_CLOEXEC), 0);
+	hv_timeout_set(slow, 300);
+	ck_assert_int_eq(hv_save(slow, "a", end[1], HV_DO, &value), -ETIMEDOUT);
+	hv_destroy(slow);
+}
+
+/* While one is saved to a pipe that nobody reads, all else goes on. */
+START_TEST(a_save_that_waits_holds_up_nobody)
+{
+	int p = pool_make(LINE_POOL_PERSISTENT), end[2];
+
+	swapper_put_many(&vm, p, 0, PAGES, 5000);
+	save_that_waits(end);
+	ck_assert_int_eq(get(p, 17, 5017), 0);
+	CALL(0, hv_freeze(hv, "a", HV_DO, OUT));
+	CALL(0, hv_thaw(hv, "a", HV_DO, OUT));
+	CALL(-EBUSY, hv_save(hv, "a", end[1], HV_DO, OUT));
+	close(end[0]); /* which ends it */
+	close(end[1]);
+	saves_await();
+}
+END_TEST
+
+/* Its answer is not for the hvd that came after the one that asked. */
+START_TEST(a_save_may_outlive_the_hvd_that_asked)
+{
+	int p = pool_make(LINE_POOL_PERSISTENT), end[2];
+
+	swapper_put_many(&vm, p, 0, PAGES, 5000);
+	save_that_waits(end);
+	daemon_kill(&d);
+	daemon_restart(&d);
+	daemon_await(&d, SHOW, "guest.drivers", 1);
+	close(end[0]);
+	close(end[1]);
+	usleep(300000);
+	ck_assert(!daemon_log_has(&d, "connection ended"));
+	saves_await();
 }
 END_TEST
 
@@ -475,6 +506,7 @@ static Suite *suite_make(void)
 	tcase_add_test(tc, cut_and_altered_streams_are_refused_whole);
 	tcase_add_test(tc, a_file_that_cannot_be_written_harms_nobody);
 	tcase_add_test(tc, a_save_that_waits_holds_up_nobody);
+	tcase_add_test(tc, a_save_may_outlive_the_hvd_that_asked);
 	suite_add_tcase(suite, tc);
 	return suite;
 }
