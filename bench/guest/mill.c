@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * mill TREE UNITS JOBS SEED: a workload shaped like a compilation, for guests
- * that are too small to hold a compiler's tools. Each unit is a process that
+ * mill TREE UNITS JOBS SEED MIB: a workload shaped like a compilation, for
+ * guests that are too small to hold a compiler's tools. Each unit is a process
+ * that
  *
  *   - runs a large program: maps TREE/cc and touches most of its pages;
  *   - reads its own source and some dozen headers, many of them popular ones;
@@ -13,6 +14,13 @@
  * units, as a build's daemon or the desktop around it does, and touches a part
  * of it whenever a unit ends. At last all objects are read and summed, as a
  * linker does.
+ *
+ * MIB is what all of this uses again and again, the working set:
+ *
+ *   MIB = cc + headers + JOBS x tree + kept
+ *
+ * of which the program is 36/320, the headers 59/320, the trees of three jobs
+ * 78/320, and what is kept 147/320; sources and objects come on top.
  *
  * Prints `sum S seconds T`. S follows from the tree and SEED alone, so two runs
  * that differ in it tell of damage; bench/lib/tmem_guest.py makes the tree.
@@ -29,15 +37,30 @@
 #include <time.h>
 #include <unistd.h>
 
-#define HEADERS	     640u
 #define INCLUDES     48u
-#define TREE_BYTES   (10u << 20)
 #define WALKS	     3u
-#define KEPT_BYTES   (56u << 20)
 #define KEPT_PART    8u /* of it a unit's end touches one in so many pages */
 #define OBJECT_WORDS 4096u
 #define PAGE	     4096u
 #define PAGE_WORDS   (PAGE / 8)
+
+/* Of 320 MiB; see above. */
+#define WHOLE_MIB 320u
+#define HEADERS	  1664u
+#define TREE_MIB  26u
+#define KEPT_MIB  147u
+
+static struct {
+	unsigned headers;
+	size_t tree_bytes, kept_bytes;
+} size;
+
+static void sizes_set(unsigned mib)
+{
+	size.headers = HEADERS * mib / WHOLE_MIB;
+	size.tree_bytes = (size_t)TREE_MIB * mib / WHOLE_MIB << 20;
+	size.kept_bytes = (size_t)KEPT_MIB * mib / WHOLE_MIB << 20;
+}
 
 static uint64_t mix(uint64_t z)
 {
@@ -122,15 +145,15 @@ static unsigned header_pick(uint64_t chance)
 {
 	uint64_t r = chance >> 40;
 
-	return (unsigned)((r * r >> 24) * HEADERS >> 24);
+	return (unsigned)((r * r >> 24) * size.headers >> 24);
 }
 
 static uint64_t tree_walk(uint64_t sum, uint64_t chance)
 {
-	uint64_t *tree = memory(TREE_BYTES);
-	size_t i, pages = TREE_BYTES / PAGE;
+	uint64_t *tree = memory(size.tree_bytes);
+	size_t i, pages = size.tree_bytes / PAGE;
 
-	for (i = 0; i < TREE_BYTES / 8; i += 4)
+	for (i = 0; i < size.tree_bytes / 8; i += 4)
 		tree[i] = sum + i;
 	for (i = 0; i < WALKS * pages; i++) {
 		uint64_t *page;
@@ -191,7 +214,7 @@ static void unit_wait(void)
 
 static uint64_t kept_touch(uint64_t *kept, uint64_t chance)
 {
-	size_t pages = KEPT_BYTES / PAGE;
+	size_t pages = size.kept_bytes / PAGE;
 
 	for (size_t i = 0; i < pages / KEPT_PART; i++) {
 		chance = mix(chance);
@@ -202,10 +225,10 @@ static uint64_t kept_touch(uint64_t *kept, uint64_t chance)
 
 static uint64_t units_run(unsigned units, unsigned jobs, uint64_t seed)
 {
-	uint64_t *kept = memory(KEPT_BYTES), chance = seed, sum = 0;
+	uint64_t *kept = memory(size.kept_bytes), chance = seed, sum = 0;
 	unsigned started = 0, ended;
 
-	for (size_t i = 0; i < KEPT_BYTES / 8; i++)
+	for (size_t i = 0; i < size.kept_bytes / 8; i++)
 		kept[i] = i % 4 ? i : mix(i);
 	for (ended = 0; ended < units; ended++) {
 		while (started < units && started - ended < jobs)
@@ -213,7 +236,7 @@ static uint64_t units_run(unsigned units, unsigned jobs, uint64_t seed)
 		unit_wait();
 		chance = kept_touch(kept, chance);
 	}
-	for (size_t i = 0; i < KEPT_BYTES / PAGE; i++)
+	for (size_t i = 0; i < size.kept_bytes / PAGE; i++)
 		sum += kept[i * PAGE_WORDS];
 	return sum;
 }
@@ -224,10 +247,11 @@ int main(int argc, char **argv)
 	unsigned units, i;
 	uint64_t sum;
 
-	if (argc != 5) {
-		fprintf(stderr, "usage: mill TREE UNITS JOBS SEED\n");
+	if (argc != 6) {
+		fprintf(stderr, "usage: mill TREE UNITS JOBS SEED MIB\n");
 		return 2;
 	}
+	sizes_set((unsigned)strtoul(argv[5], NULL, 0));
 	if (chdir(argv[1]))
 		fail(argv[1]);
 	units = (unsigned)strtoul(argv[2], NULL, 0);

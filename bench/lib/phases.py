@@ -10,7 +10,7 @@ from .measure import PAGE, Account, census, census_paused
 
 BOOT_SECONDS = 900
 COMPRESSION_SECONDS = 900
-TMEM_UNITS = 40
+TMEM_UNITS = 4
 REFAULT_PERMILLE_MIN = 2  # the target of design.md: 0.2 % of the working set
 
 

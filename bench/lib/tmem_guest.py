@@ -2,24 +2,26 @@
 """One guest with too little memory and a slow disk, with TMEM and without: what
 `make bench B=tmem` repeats and `make run` shows once.
 
-Both sides are the same stock kernel with the same two virtio disks, limited
-together to 100 MB/s and 2000 requests a second (0.5 ms each): one with an ext4
-of files, one for swap. With TMEM the driver is loaded, tmemswap0 is a swap area
-of higher priority, and the target tmem-cache lies under the ext4; the host
-keeps what the guest evicts. Without, the guest has what it has. What is read
-and written on the disks is counted by the guest's own /proc/diskstats.
+Both sides are the same stock kernel with the same two virtio disks, one with an
+ext4 of files, one for swap. bench/slow_disk.c serves both: a request takes
+0.5 ms, beside others under way, and all share 100 MB/s. With TMEM the driver is
+loaded, tmemswap0 is a swap area of higher priority, and the target tmem-cache
+lies under the ext4; the host keeps what the guest evicts. Without, the guest
+has what it has. What is read and written on the disks is counted by the guest's
+own /proc/diskstats.
 
 Two workloads:
 
   files    files of twice the memory read twice, one after the other: sectors
            of each pass
-  compile  bench/guest/mill.c: many processes, many small files; with the
-           kernel's own share it needs somewhat more than the memory there is
+  compile  bench/guest/mill.c: many processes, many small files; the program,
+           the headers, the jobs' trees and what is kept are twice the memory
 """
 import os
 import random
 import shutil
 import subprocess
+import time
 
 from . import initrd, shell_guest
 from .life import Failed
@@ -28,15 +30,17 @@ from .table import grid
 
 MIB = 1 << 20
 RAM_MIB = 160
-SWAP_MIB = 256
+ROOMY_MIB = 640     # nothing is short
+SWAP_MIB = 384
 TMEM_MIB = 640      # the most the host lends
 FILE_MIB = 8
 FILES = 2 * RAM_MIB // FILE_MIB
-HEADERS = 640       # as mill.c's
-CC_MIB = 14
+WORK_MIB = 2 * RAM_MIB
 JOBS = 3
-SLOW = ",throttling.bps-total=100000000,throttling.iops-total=2000," \
-    "throttling.group=slow"
+# What a read of 4 KiB takes QEMU then is 0.5 ms: the wake-ups of two threads
+# and the transfer are in it.
+LATENCY_US = 340
+BYTES_A_SECOND = 100_000_000
 MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "dm_mod")
 
 
@@ -53,12 +57,12 @@ def _file(folder, name, data):
         file.write(data)
 
 
-def tree_make(folder, units, seed):
-    """What mill reads; sizes in whole words."""
+def tree_make(folder, units, seed, work_mib):
+    """What mill reads; sizes in whole words, shares as mill.c's."""
     chance = random.Random(seed)
     os.makedirs(os.path.join(folder, "out"))
-    _file(folder, "cc", _data(chance, CC_MIB * MIB))
-    for i in range(HEADERS):
+    _file(folder, "cc", _data(chance, 36 * work_mib // 320 * MIB))
+    for i in range(1664 * work_mib // 320):
         _file(folder, f"h{i}", _data(chance, 8 * chance.randrange(256, 9000)))
     for i in range(units):
         _file(folder, f"s{i}", _data(chance, 8 * chance.randrange(512, 6000)))
@@ -74,11 +78,13 @@ def files_make(folder, seed):
 class Rig:
     """What the guests of both sides are made from; all in one folder."""
 
-    def __init__(self, folder, build, units, seed, files=True):
+    def __init__(self, folder, build, units, seed, files=True,
+                 work_mib=WORK_MIB):
         self.folder = folder
         self.build = build
         self.units = units
         self.seed = seed
+        self.work_mib = work_mib
         self.kernel = initrd.rig_path("kernel.sh")
         self.initrd = shell_guest.initrd_make(
             Parts(self.kernel, programs={"mill": "bench/guest/mill.c"},
@@ -87,7 +93,7 @@ class Rig:
                   binaries=["/sbin/dmsetup"]),
             os.path.join(folder, "tmem.initrd"))
         content = os.path.join(folder, "content")
-        tree_make(os.path.join(content, "tree"), units, seed)
+        tree_make(os.path.join(content, "tree"), units, seed, work_mib)
         if files:
             files_make(os.path.join(content, "files"), seed)
         self.image = os.path.join(folder, "files.img")
@@ -116,24 +122,66 @@ class Rig:
         return files, swap
 
 
+class Disk:
+    """The slow disk that serves these files; use it with `with`."""
+
+    def __init__(self, rig, life, name, files):
+        self.rig = rig
+        self.life = life
+        self.name = name + "-disk"
+        self.files = files
+        self.socket = os.path.join(rig.folder, self.name)
+
+    def __enter__(self):
+        self.life.start(self.name, [
+            os.path.join(self.rig.build, "bench", "slow_disk"), self.socket,
+            str(LATENCY_US), str(BYTES_A_SECOND), *self.files])
+        for _ in range(100):
+            if os.path.exists(self.socket):
+                return self
+            time.sleep(0.1)
+        self.__exit__()
+        raise Failed(f"{self.name} does not listen")
+
+    def __exit__(self, *_):
+        self.life.stop(self.name)
+        if os.path.exists(self.socket):
+            os.unlink(self.socket)
+
+    def uri(self, file):
+        return f"nbd+unix:///{os.path.basename(file)}?socket={self.socket}"
+
+    def read_ms(self, depth, count=2000):
+        """What a read of 4 KiB takes QEMU with so many under way."""
+        done = subprocess.run(
+            ["qemu-img", "bench", "-c", str(count), "-d", str(depth), "-s",
+             "4096", "-S", "40960", "-f", "raw", "-t", "none",
+             self.uri(self.files[0])],
+            stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+        seconds = float(done.stdout.split("completed in")[1].split()[0])
+        return 1000 * seconds * depth / count
+
+
 class Guest:
     """One side's guest, from boot to stop; use it with `with`."""
 
-    def __init__(self, rig, life, name, tmem):
+    def __init__(self, rig, life, name, tmem, ram_mib=RAM_MIB):
         self.rig = rig
         self.life = life
         self.name = name
         self.tmem = tmem
+        self.ram_mib = ram_mib
 
     def __enter__(self):
         rig = self.rig
         path = os.path.join(rig.folder, self.name + ".sh")
         self.used = [path, *rig.disks(self.name)]
+        self.disk = Disk(rig, self.life, self.name, self.used[1:])
         argv = shell_guest.qemu_argv(
-            self.name, rig.kernel, rig.initrd, RAM_MIB,
+            self.name, rig.kernel, rig.initrd, self.ram_mib,
             os.path.join(rig.folder, self.name + ".console"), path)
         for ident, disk in zip(("files", "swap"), self.used[1:]):
-            argv += shell_guest.disk_args(disk, ident, more=SLOW)
+            argv += shell_guest.disk_args(self.disk.uri(disk), ident)
         env = None
         if self.tmem:
             argv += ["-chardev", "socket,id=tidepool-tmem,path="
@@ -145,6 +193,7 @@ class Guest:
                    "LD_PRELOAD": os.path.join(rig.build, "libhvagent.so")}
         self.shell = Shell.listen(path)
         try:
+            self.disk.__enter__()
             self.life.start(self.name, argv, env)
             self.shell.accept().ready()
             self._prepare()
@@ -156,6 +205,7 @@ class Guest:
     def __exit__(self, *_):
         self.shell.close()
         self.life.stop(self.name)
+        self.disk.__exit__()
         for path in self.used:
             if os.path.exists(path):
                 os.unlink(path)
@@ -198,7 +248,8 @@ class Guest:
         self._fresh()
         before = self.shell.sectors("vda"), self.shell.sectors("vdb")
         status, text = self.shell.ask(
-            f"mill /mnt/tree {self.rig.units} {JOBS} {self.rig.seed}", 900)
+            f"mill /mnt/tree {self.rig.units} {JOBS} {self.rig.seed} "
+            f"{self.rig.work_mib}", 900)
         words = text.split()
         if status or words[:1] != ["sum"]:
             raise Failed(f"{self.name}: the compilation ended with {status}: "
@@ -219,14 +270,18 @@ class Runs:
         self.life = life
         self.count = 0
 
-    def _guest(self, tmem):
+    def _guest(self, tmem, ram_mib=RAM_MIB):
         self.count += 1
         name = f"{'tmem' if tmem else 'plain'}{self.count}"
-        return Guest(self.rig, self.life, name, tmem)
+        return Guest(self.rig, self.life, name, tmem, ram_mib)
 
-    def compile(self, tmem):
-        with self._guest(tmem) as guest:
+    def compile(self, tmem, ram_mib=RAM_MIB):
+        with self._guest(tmem, ram_mib) as guest:
             return guest.compile()
+
+    def disk_ms(self, depth):
+        with Disk(self.rig, self.life, "alone", [self.rig.image]) as disk:
+            return disk.read_ms(depth)
 
     def files(self, tmem):
         with self._guest(tmem) as guest:
