@@ -14,6 +14,8 @@
 #include <linux/io.h>
 #include <linux/ktime.h>
 #include <linux/moduleparam.h>
+#include <linux/sched.h>
+#include <linux/sched/stat.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 
@@ -22,10 +24,14 @@
 
 #define REAP_ONCE  64	/* answers taken while the lock is held */
 #define POLL_LEAST 1000 /* ns */
+#define POLL_TRY   16	/* each so many polls look for the whole time */
 
-unsigned int tm_poll_us = 20;
+static unsigned int tm_poll_us = 20;
 module_param_named(poll_us, tm_poll_us, uint, 0644);
 MODULE_PARM_DESC(poll_us, "most microseconds to look for an answer");
+static unsigned int tm_idle_us = 200;
+module_param_named(poll_idle_us, tm_idle_us, uint, 0644);
+MODULE_PARM_DESC(poll_idle_us, "the same while the processor has nothing else");
 
 static size_t list_count(const struct list_head *list)
 {
@@ -265,31 +271,69 @@ void queue_kick(struct queue *q)
 	spin_unlock_irqrestore(&q->lock, flags);
 }
 
-/* Looking that found nothing is shortened, down to a glance. */
-static void poll_adapt(struct queue *q, bool found)
+/* Nobody else wants the processor: it would idle until the interrupt. */
+static bool alone(void)
 {
-	u32 most = READ_ONCE(tm_poll_us) * NSEC_PER_USEC;
-	u32 next = found ? q->poll_ns * 2 : q->poll_ns / 2;
-
-	WRITE_ONCE(q->poll_ns,
-		   clamp_t(u32, next, min_t(u32, POLL_LEAST, most), most));
+	return single_task_running() && !need_resched();
 }
 
-/* Until all that is there now is done: what comes later is for others. */
+static u32 poll_limit(bool idle)
+{
+	u32 busy_us = READ_ONCE(tm_poll_us), idle_us = READ_ONCE(tm_idle_us);
+
+	return (idle ? max(busy_us, idle_us) : busy_us) * NSEC_PER_USEC;
+}
+
+/* How long looking is worth it: not at all if answers come too late for it. */
+static u32 poll_window(struct queue *q, bool idle)
+{
+	u32 limit = poll_limit(idle);
+	u32 polls = READ_ONCE(q->polls);
+
+	WRITE_ONCE(q->polls, polls + 1);
+	if (READ_ONCE(q->answer_ns) <= limit || polls % POLL_TRY == 0)
+		return limit;
+	return min_t(u32, POLL_LEAST, limit);
+}
+
+/* Several may do it at once; that it is about right is enough. */
+static void poll_learn(struct queue *q, u64 took)
+{
+	u64 next = (7ull * READ_ONCE(q->answer_ns) + took) / 8;
+
+	WRITE_ONCE(q->answer_ns, min_t(u64, next, U32_MAX));
+}
+
+/*
+ * Until all that is there now is done: what comes later is for others. Where
+ * the processor would be idle, for longer, as a kernel that polls before it
+ * halts: a sleep costs an interrupt and two wake-ups.
+ */
 void queue_poll(struct queue *q)
 {
-	u64 end = ktime_get_ns() + READ_ONCE(q->poll_ns);
+	bool idle = alone(), found;
+	u32 window = poll_window(q, idle);
+	bool whole = window > POLL_LEAST;
 	u32 all = READ_ONCE(q->tx.tail);
-	bool found;
+	u64 took, from = ktime_get_ns();
 
 	do {
 		run(q, false);
 		found = (s32)(READ_ONCE(q->reaped) - all) >= 0;
+		took = ktime_get_ns() - from;
 		if (found)
 			break;
+		if (idle && !alone()) {
+			idle = false;
+			whole = false;
+			window = min(window, poll_limit(false));
+		}
 		cpu_relax();
-	} while (ktime_get_ns() < end);
-	poll_adapt(q, found);
+	} while (took < window);
+	if (found)
+		poll_learn(q, took);
+	else if (whole)
+		poll_learn(q, 2 * took);
 	if (!found)
 		run(q, true);
 }
@@ -364,7 +408,8 @@ int queue_begin(struct queue *q, const struct line_view *view,
 			view->host_peer << 16 | (LINE_VECTOR_QUEUE + q->number);
 		q->rung = false;
 		q->stuck = 0;
-		q->poll_ns = READ_ONCE(tm_poll_us) * NSEC_PER_USEC;
+		q->answer_ns = 0;
+		q->polls = 0;
 		q->epoch = view->epoch;
 	}
 	spin_unlock_irqrestore(&q->lock, flags);

@@ -48,7 +48,8 @@ struct queue {
 	u32 watched;
 	unsigned int stuck;
 
-	u32 poll_ns; /* how long looking is worth it now */
+	u32 answer_ns; /* how long answers take lately, looked for */
+	u32 polls;
 };
 
 /* Once, for the module's life: the lock works from here on. */
@@ -94,7 +95,5 @@ enum queue_health queue_watch(struct queue *q, unsigned int patience);
 /* One line about it, if it is up. Locks. */
 struct seq_file;
 void queue_show(struct queue *q, struct seq_file *m);
-
-extern unsigned int tm_poll_us;
 
 #endif
