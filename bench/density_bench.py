@@ -139,8 +139,10 @@ class Tidepool(Plain):
 
     def __init__(self, bench):
         super().__init__(bench)
-        rest_ms = 20000 // bench.plan["scale"]
-        self.ours = Ours(bench.life, bench.args.build, rest=f"{rest_ms}ms")
+        scale = bench.plan["scale"]
+        self.ours = Ours(bench.life, bench.args.build,
+                         vm={"refault": f"{0.2 * scale:.1f}%"},
+                         rest=f"{20000 // scale}ms")
 
     def env(self):
         return self.ours.env()
@@ -392,7 +394,8 @@ def run_all(bench):
         captured_pages=counts["pages"], of_one_capture_only=counts["own"],
         changed_pages=counts["written"], ksm=KSM_FASTEST,
         zram=f"{KsmZram.ALGORITHM}, swappiness 100, page-cluster 0",
-        tidepool=f"rest {20 // bench.plan['scale']} s between scans (20 s "
+        tidepool=f"rest {20 // bench.plan['scale']} s between scans and "
+        f"{0.2 * bench.plan['scale']:.1f} % refaults a minute (20 s and 0.2 % "
         "by the scale of time), else as it comes", **bench.plan)
     if bench.plan["repetitions"] == 1:
         res.lacks("spread: one repetition in the quick version")

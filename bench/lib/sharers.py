@@ -28,10 +28,11 @@ KSM_FASTEST = {"pages_to_scan": 20000, "sleep_millisecs": 0, "smart_scan": 1,
 class Ours:
     name = "Tidepool"
 
-    def __init__(self, life, build, **share):
-        """share: what the [share] section says, else as it comes."""
+    def __init__(self, life, build, vm=(), **share):
+        """share, vm: what these sections say, else as it comes."""
         self.life = life
         self.build = build
+        self.vm = {"balloon": "no", **dict(vm)}
         self.share = share
         self.dir = self.hvd = self.control = self.pool = None
 
@@ -46,9 +47,10 @@ class Ours:
         self.life.remove_tree(self.dir)
         config = os.path.join(self.dir, "hvd.conf")
         with open(config, "w", encoding="utf-8") as file:
-            file.write(f"[hvd]\nrun_dir = {self.dir}\n"
-                       "[vm]\nballoon = no\n[share]\n")
-            file.writelines(f"{k} = {v}\n" for k, v in self.share.items())
+            file.write(f"[hvd]\nrun_dir = {self.dir}\n")
+            for name, section in (("vm", self.vm), ("share", self.share)):
+                file.write(f"[{name}]\n")
+                file.writelines(f"{k} = {v}\n" for k, v in section.items())
         self.hvd = self.life.start(
             "hvd", [os.path.join(self.build, "hvd"), "--config", config,
                     "--metrics", ""],

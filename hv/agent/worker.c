@@ -388,6 +388,7 @@ static void target(struct worker *w, const struct wire_target *t)
 		.compress = t->flags & WIRE_MAY_COMPRESS,
 		.swap = t->flags & WIRE_MAY_SWAP,
 		.refault_permille_min = t->refault_permille_min,
+		.scan_ns = (uint64_t)t->scan_ms * 1000000,
 	};
 	struct wire_target rest = *t, was = w->target;
 

@@ -69,7 +69,7 @@ struct reclaim {
 	uint64_t rate;	     /* smoothed, 1/10000 of the working set a minute */
 	uint64_t braked_ns;  /* when it last hit; 0: never */
 	uint64_t eased_ns;   /* when trials last became shorter or longer */
-	uint64_t trial_len_ns;
+	uint32_t trial_len;  /* in sixteenths of the rest between scans */
 
 	size_t swap_hand;
 	uint64_t swap_rest_ns; /* no writes before; 0: never refused */

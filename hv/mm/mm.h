@@ -179,6 +179,8 @@ struct mm_target {
 	bool compress;
 	bool swap;
 	uint32_t refault_permille_min; /* allowed; 2 is 0.2 % a minute */
+	/* Rest between two scans, by which trials last; 0: 20 seconds. */
+	uint64_t scan_ns;
 };
 
 void mm_target_set(struct mm *mm, const struct mm_target *target);

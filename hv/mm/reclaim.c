@@ -29,20 +29,26 @@
 #include <sys/mman.h>
 
 #define NS_PER_S	((uint64_t)1000000000)
-#define TRIAL_NS	(60 * NS_PER_S) /* to begin with */
-#define TRIAL_MIN_NS	(20 * NS_PER_S)
-#define TRIAL_MAX_NS	(120 * NS_PER_S)
+#define SCAN_NS		(20 * NS_PER_S) /* where no target says it */
 #define EXTEND_MOST	2
-#define TRIAL_HURRY_NS	(5 * NS_PER_S)
 #define QUIET_ONE_IN	64 /* of a chunk's pages that are out: may return */
-#define EASE_NS		TRIAL_NS
 #define IDLE_REST_NS	NS_PER_S
 #define BUSY_REST_NS	(NS_PER_S / 50)
-#define BRAKE_REST_NS	(20 * NS_PER_S)
 #define RATE_SECONDS	((uint64_t)20)
 #define CHUNKS_PER_CALL 8
 #define RIPEN_PAGES	8
 #define SWAP_RETRY_NS	(30 * NS_PER_S)
+
+/*
+ * How long a page has to stay away is counted as its age is, in rests between
+ * two scans: in sixteenths of one.
+ */
+#define TRIAL	    48 /* to begin with */
+#define TRIAL_MIN   16
+#define TRIAL_MAX   96
+#define TRIAL_HURRY 4
+#define EASE	    TRIAL
+#define BRAKE_REST  16
 
 /* One call of mm_reclaim. */
 struct turn {
@@ -57,13 +63,18 @@ void reclaim_init(struct mm *mm)
 	uint64_t now = mm->host->now_ns();
 
 	mm->reclaim = (struct reclaim){
-		.trial_len_ns = TRIAL_NS,
+		.trial_len = TRIAL,
 		.sampled_ns = now,
 		.eased_ns = now,
 	};
 }
 
 /* ---- how much, and whether now ---- */
+
+static uint64_t scans_ns(const struct mm_target *target, uint64_t sixteenths)
+{
+	return (target->scan_ns ? target->scan_ns : SCAN_NS) * sixteenths / 16;
+}
 
 /* What hvd reckons a VM to use: its target is a part of that. */
 static uint64_t resident_bytes(struct mm *mm)
@@ -103,39 +114,43 @@ static void rate_sample(struct mm *mm, uint64_t now)
 	mm->count.refault_permille_min = (rc->rate + 5) / 10;
 }
 
-static bool braking(const struct mm *mm, uint64_t now)
+static bool braking(const struct mm *mm, const struct turn *turn)
 {
 	return mm->reclaim.braked_ns &&
-	       now - mm->reclaim.braked_ns < BRAKE_REST_NS;
+	       turn->now - mm->reclaim.braked_ns <
+		       scans_ns(&turn->target, BRAKE_REST);
 }
 
-static void trials_set(struct mm *mm, uint64_t len_ns, uint64_t now)
+static void trials_set(struct mm *mm, uint32_t len, uint64_t now)
 {
-	mm->reclaim.trial_len_ns =
-		max_u64(TRIAL_MIN_NS, min_u64(len_ns, TRIAL_MAX_NS));
+	mm->reclaim.trial_len =
+		(uint32_t)max_u64(TRIAL_MIN, min_u64(len, TRIAL_MAX));
 	mm->reclaim.eased_ns = now;
 }
 
 /*
- * limit: promotions allowed, permille of the working set a minute; 0: any.
- * Trials get shorter again every EASE_NS that the rate is below half of it.
+ * The target limits promotions, in permille of the working set a minute; 0:
+ * any. Trials get shorter again whenever EASE is over in which the rate was
+ * below half of that.
  */
-static bool may_put(struct mm *mm, uint32_t limit, uint64_t now)
+static bool may_put(struct mm *mm, const struct turn *turn)
 {
+	uint64_t limit = (uint64_t)turn->target.refault_permille_min * 10;
+	uint64_t ease_ns = scans_ns(&turn->target, EASE), now = turn->now;
 	struct reclaim *rc = &mm->reclaim;
 
 	rate_sample(mm, now);
 	if (!limit)
 		return true;
-	if (braking(mm, now))
+	if (braking(mm, turn))
 		return false;
-	if (rc->rate > (uint64_t)limit * 10) {
+	if (rc->rate > limit) {
 		rc->braked_ns = now;
-		trials_set(mm, rc->trial_len_ns * 3 / 2, now);
+		trials_set(mm, rc->trial_len * 3 / 2, now);
 		return false;
 	}
-	if (rc->rate * 2 < (uint64_t)limit * 10 && now - rc->eased_ns > EASE_NS)
-		trials_set(mm, rc->trial_len_ns / 2, now);
+	if (rc->rate * 2 < limit && now - rc->eased_ns > ease_ns)
+		trials_set(mm, rc->trial_len / 2, now);
 	return true;
 }
 
@@ -197,11 +212,11 @@ static void trial_extend(struct chunk *c, uint64_t now)
 static bool trial_is_over(const struct mm *mm, const struct chunk *c,
 			  const struct turn *turn)
 {
-	uint64_t len = turn->target.refault_permille_min
-			       ? mm->reclaim.trial_len_ns
-			       : TRIAL_HURRY_NS;
+	uint32_t len = turn->target.refault_permille_min ? mm->reclaim.trial_len
+							 : TRIAL_HURRY;
 
-	return c->on_trial && turn->put && turn->now - c->trial_ns >= len;
+	return c->on_trial && turn->put &&
+	       turn->now - c->trial_ns >= scans_ns(&turn->target, len);
 }
 
 /* What nobody came for through all extensions is cold, whatever others did. */
@@ -508,7 +523,7 @@ uint64_t mm_reclaim(struct mm *mm)
 
 	if (!mm->map.chunks)
 		return IDLE_REST_NS;
-	turn.put = may_put(mm, turn.target.refault_permille_min, turn.now);
+	turn.put = may_put(mm, &turn);
 	swap_some(mm, &turn.target, turn.now);
 	turn.take = may_take(mm, &turn);
 	if (mm->reclaim.trials || turn.take)

@@ -255,6 +255,26 @@ START_TEST(trial_that_is_over_waits_for_the_brake)
 }
 END_TEST
 
+/* A page is cold by its age in scans, and a trial is over by theirs. */
+START_TEST(trial_lasts_by_the_rest_between_scans)
+{
+	struct mm_target target = {.resident_bytes = 1,
+				   .compress = true,
+				   .refault_permille_min = 2};
+
+	if (!machine_has_move())
+		return;
+	chunk_put_on_trial();
+	fault_host_clock_add((uint64_t)7000000000);
+	mm_reclaim(machine.mm);
+	ck_assert_uint_eq(machine_stats().held_pages, CHUNK_PAGES);
+	target.scan_ns = (uint64_t)2000000000;
+	mm_target_set(machine.mm, &target);
+	mm_reclaim(machine.mm);
+	ck_assert_uint_eq(machine_stats().compressed_pages, CHUNK_PAGES);
+}
+END_TEST
+
 START_TEST(trials_get_shorter_while_nothing_comes_back)
 {
 	if (!machine_has_move())
@@ -387,6 +407,7 @@ static TCase *promises(const char *name, void (*start)(void))
 	tcase_add_test(tc, trial_is_extended_while_pages_come_back);
 	tcase_add_test(tc, brake_stops_compressing_but_not_trials);
 	tcase_add_test(tc, trial_that_is_over_waits_for_the_brake);
+	tcase_add_test(tc, trial_lasts_by_the_rest_between_scans);
 	tcase_add_test(tc, trials_get_shorter_while_nothing_comes_back);
 	tcase_add_test(tc, full_store_keeps_pages_in_memory);
 	return tc;
