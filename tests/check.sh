@@ -16,7 +16,8 @@
 #   fuzz/...   tests/fuzz, a few seconds each
 #   vm6.1/...  the tests of tests/rig/vm-tests.txt on another kernel: 6.1, that
 #              of Debian 12, lacks UFFDIO_MOVE, which 6.12 has as this one does
-#   guest/...  tests/guest: real guests in QEMU
+#   guest/...  tests/guest: real guests in QEMU (but tmem_package.py, which
+#              makes a Debian of its own first and takes minutes: run it alone)
 #
 # Output goes to build/check/KIND/PROGRAM.log. libcheck's "Checks:" lines are
 # summed; a program without any counts as one. Exit code 77 is a skip, which
@@ -313,7 +314,10 @@ run_guests() {
 	local file name names=()
 	for file in tests/guest/*.py tests/guest/*.sh; do
 		name=$(basename "${file%.*}")
-		case $name in lib | lib_*) ;; *) names+=("$name") ;; esac
+		case $name in
+		lib | lib_* | tmem_package) ;;
+		*) names+=("$name") ;;
+		esac
 	done
 	any_wanted guest "${names[@]}" || return 0
 	build build/all make -j"$slots" all || return 0

@@ -132,13 +132,13 @@ def built(name):
 
 # ---- guests -----------------------------------------------------------------
 
-def rig(script, kernel):
-    """What a script of tests/rig prints for this kernel."""
-    r = subprocess.run([os.path.join(ROOT, "tests/rig", script), kernel],
+def rig(*words):
+    """What a script of tests/rig prints, for a kernel most of the time."""
+    r = subprocess.run([os.path.join(ROOT, "tests/rig", words[0]), *words[1:]],
                        stdout=subprocess.PIPE, text=True)
     if r.returncode == 77:
-        raise Skip(f"{script} {kernel}: not to be had here")
-    check(r.returncode == 0, f"tests/rig/{script} {kernel} failed")
+        raise Skip(f"{' '.join(words)}: not to be had here")
+    check(r.returncode == 0, f"tests/rig/{' '.join(words)} failed")
     return r.stdout.strip().splitlines()[-1]
 
 

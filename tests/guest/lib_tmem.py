@@ -93,22 +93,26 @@ def ctl(hvd, *words):
 
 class Machine:
     """One guest; tmem and swap: the most its client may hold, and the size of
-    its swap device, in MiB."""
+    its swap device, in MiB. Without hvd and line it has no such device.
+
+    boot: a folder with vmlinuz and initrd, of a guest with another root, and
+    more: QEMU's arguments for that."""
 
     def __init__(self, name, hvd=None, ram=96, tmem=256, swap=192, disks=(),
-                 line=None, binaries=(), smp=1):
+                 line=None, binaries=(), smp=1, boot=None, more=()):
         self.name = name
         self.hvd = hvd
         self.log = name + ".log"
         self.console = os.path.join(lib.work, name + ".console")
-        kernel, initrd = boot_files(binaries)
+        kernel, initrd = (boot, boot + "/initrd") if boot \
+            else boot_files(binaries)
         path = os.path.join(lib.work, name + ".sh")
         if os.path.exists(path):
             os.unlink(path)
         self.shell = shell_guest.Shell.listen(path, self.alive)
         self.proc = None
         argv = shell_guest.qemu_argv(name, kernel, initrd, ram, self.console,
-                                     path, smp)
+                                     path, smp) + list(more)
         for i, disk in enumerate(disks):
             argv += shell_guest.disk_args(disk, f"d{i}")
         argv, env = self._wrapped(argv, tmem, swap, line)
@@ -121,6 +125,8 @@ class Machine:
                          f"{lib.log_text(name + '.console')[-1000:]}")
 
     def _wrapped(self, argv, tmem, swap, line):
+        if not self.hvd and not line:
+            return argv, {}
         argv = argv + ["-chardev", "socket,id=tidepool-tmem,path=" +
                        (line or f"{self.hvd.dir}/{self.name}.tmem"),
                        "-device", "ivshmem-doorbell,chardev=tidepool-tmem,"
