@@ -58,7 +58,8 @@ class Parts:
         self.load = load
 
 
-def _libraries(binary):
+def libraries(binary):
+    """Paths of all that it loads, the loader included."""
     out = subprocess.run(["ldd", binary], stdout=subprocess.PIPE, text=True,
                          stderr=subprocess.DEVNULL).stdout
     return [word for word in out.split() if word.startswith("/")]
@@ -66,7 +67,7 @@ def _libraries(binary):
 
 def _binary_add(root, binary):
     shutil.copy(binary, os.path.join(root, "bin"))
-    for library in _libraries(binary):
+    for library in libraries(binary):
         there = root + library
         if not os.path.exists(there):
             os.makedirs(os.path.dirname(there), exist_ok=True)
