@@ -16,8 +16,8 @@
 #   fuzz/...   tests/fuzz, a few seconds each
 #   vm6.1/...  the tests of tests/rig/vm-tests.txt on another kernel: 6.1, that
 #              of Debian 12, lacks UFFDIO_MOVE, which 6.12 has as this one does
-#   guest/...  tests/guest: real guests in QEMU (but tmem_package.py, which
-#              makes a Debian of its own first and takes minutes: run it alone)
+#   guest/...  tests/guest: real guests in QEMU (but debian_*.py, which make a
+#              Debian of their own first and take minutes: run them alone)
 #
 # Output goes to build/check/KIND/PROGRAM.log. libcheck's "Checks:" lines are
 # summed; a program without any counts as one. Exit code 77 is a skip, which
@@ -315,7 +315,7 @@ run_guests() {
 	for file in tests/guest/*.py tests/guest/*.sh; do
 		name=$(basename "${file%.*}")
 		case $name in
-		lib | lib_* | tmem_package) ;;
+		lib | lib_* | debian_*) ;;
 		*) names+=("$name") ;;
 		esac
 	done

@@ -4,10 +4,6 @@
 all that swapping to the host takes, a line in a list all that the cache takes;
 it survives reboots, is no trouble where there is no device, and goes without a
 trace.
-
-DKMS builds the module in the guest's root before the guest is booted, at this
-machine's speed: a compiler under TCG takes minutes. Not one of tests/check.sh,
-since it takes four itself, and one more to make its Debian at the first run.
 """
 
 import hashlib
@@ -18,56 +14,16 @@ import subprocess
 import lib
 import lib_tmem
 from lib import check, say, wait_for
-from lib_tmem import MIB, Machine, shell_guest
+from lib_debian import Debian, install, root_copy
 
-RAM = 448
 SWAP = 192
 PRIORITY = 100      # the agent's, for all
 PACKAGE = "tidepool-tmem-dkms"
-FILE = random.Random(24).randbytes(24 * MIB)
-KERNEL_LINE = ("root=/dev/vda rw console=ttyS0 quiet tsc=reliable "
-               "no_timer_check")
+FILE = random.Random(24).randbytes(24 << 20)
 
 
-class Debian(Machine):
-    def __init__(self, name, root, data, hvd=None):
-        super().__init__(
-            name, hvd, ram=RAM, swap=SWAP, tmem=2 * SWAP, smp=2, disks=[data],
-            boot=lib.rig("debian.sh"),
-            more=["-append", KERNEL_LINE, "-action", "reboot=reset",
-                  *shell_guest.disk_args(root, "root")])
-        self.booted()
-
-    def booted(self):
-        """All that is to be started is, and nothing failed."""
-        status, text = self.shell.ask("systemctl is-system-running --wait", 90)
-        check(status == 0, f"{self.name} is {text}: "
-              + self.shell.ask("systemctl --failed; journalctl -b -p 4 | "
-                               "tail -n 40")[1])
-        say(self.name, self.run("systemd-analyze time").splitlines()[0])
-
-    def leave(self, verb):
-        """Answers before it goes."""
-        self.run(f"(sleep 0.5; systemctl {verb}) >/dev/null 2>&1 &")
-
-    def reboot(self):
-        self.leave("reboot")
-        self.shell.ready(150)
-        self.booted()
-
-    def power_off(self):
-        self.kernel_is_fine()
-        self.leave("poweroff")
-        rc = self.proc.wait(60)
-        check(rc == 0, f"{self.name}: QEMU ended with {rc}")
-
-
-def disks_make():
-    """(root, data): a copy of the image; the package, and a file to read."""
-    root = os.path.join(lib.work, "root.img")
-    subprocess.run(["cp", "--sparse=always",
-                    os.path.join(lib.rig("debian.sh"), "root.raw"), root],
-                   check=True)
+def data_make():
+    """(a disk with a file to read, the folder with the package)"""
     folder = os.path.join(lib.work, "data")
     os.mkdir(folder)
     subprocess.run(["make", "-s", "-C", lib.ROOT + "/guest-drivers/linux",
@@ -75,22 +31,7 @@ def disks_make():
                    stdout=subprocess.DEVNULL)
     with open(folder + "/file", "wb") as f:
         f.write(FILE)
-    return root, lib_tmem.disk_make("data", 64, folder), folder
-
-
-def install_offline(root, folder):
-    """As whoever makes images does, and at this machine's speed."""
-    there = os.path.join(lib.work, "root")
-    os.mkdir(there)
-    script = ("mount -o loop $1 $2 && cp -r $3 $2/tmp/p && "
-              "mount -t proc proc $2/proc && "
-              "chroot $2 sh -c 'dpkg -i /tmp/p/*.deb'; rc=$?; "
-              "rm -r $2/tmp/p; umount $2/proc $2; exit $rc")
-    # Mounts of its own: they go with it, whatever happens.
-    r = subprocess.run(["unshare", "--mount", "sh", "-c", script, "-", root,
-                        there, folder], stdout=subprocess.PIPE,
-                       stderr=subprocess.STDOUT, text=True, env=lib_tmem.ENV)
-    check(r.returncode == 0, f"dpkg -i: {r.stdout[-2000:]}")
+    return lib_tmem.disk_make("data", 64, folder), folder
 
 
 def swaps_to_the_host(m):
@@ -134,19 +75,18 @@ def reads_through_the_cache(m):
 
 def installing_is_enough():
     """installed, booted without a device and with one, rebooted, purged"""
-    if os.getuid() != 0:
-        raise lib.Skip("only root can install into an image")
-    root, data, folder = disks_make()
+    root = root_copy()
+    data, folder = data_make()
     hvd = lib.Hvd().start()
-    install_offline(root, folder)
+    install(root, folder, "chroot $root sh -c 'dpkg -i /tmp/p/*.deb'")
 
-    m = Debian("bare", root, data)
+    m = Debian("bare", root, disks=[data])
     check(len(m.run("cat /proc/swaps").splitlines()) == 1, "there is swap")
     check("tidepool" not in m.run("cat /proc/modules"), "nobody wants it here")
     opt_in(m)
     m.power_off()
 
-    m = Debian("deb", root, data, hvd)
+    m = Debian("deb", root, hvd, SWAP, [data])
     say(f"swap: {swaps_to_the_host(m)} pages were at the host")
     say(f"cache: {reads_through_the_cache(m)} pages came from the host")
     m.reboot()
