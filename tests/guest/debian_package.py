@@ -120,7 +120,7 @@ def cache_restart(m, target):
 
 def purges(m):
     """Nothing is left that the package brought or made."""
-    m.run(f"dpkg --purge {PACKAGE}", 120)
+    m.run(f"dpkg --purge {PACKAGE}", 400)
     check("tmemswap" not in m.run("cat /proc/swaps"), "it still swaps")
     check("tidepool" not in m.run("cat /proc/modules"), "the module stays")
     wait_for("the host to have no page", lambda: m.host_pages() == 0, 10)
