@@ -203,10 +203,10 @@ class Run:
             "kernel objects": slab / pages, "page tables": tables / pages}
         self.figures["own_mib"] = self.own0 / (1 << 20)
 
-    def breaks(self):
-        replay = self.fleet.replays[-1]
-        self.figures["break"] = replay.felt(f"break {BREAKS} other")
-        self.figures["break_zero"] = replay.felt(f"break {BREAKS} zero")
+    def breaks(self, kind):
+        """What writing to merged pages takes; captures have no zero ones."""
+        self.figures["break"] = self.fleet.replays[-1].felt(
+            f"break {BREAKS} {kind}")
 
     def steady(self, seconds):
         """Share of a core while nothing changes."""
@@ -226,7 +226,7 @@ def desktop_run(bench, sharer, memory, limit, stall):
         run.undisturbed(1)
         run.merge(limit, stall)
         run.metadata()
-        run.breaks()
+        run.breaks("other")
         return run
 
 
@@ -279,11 +279,9 @@ def desktops_report(res, ours, ksm):
              figure(ours, "felt", name), figure(ksm, "felt", name))
         res.value(f"undisturbed touch, {word}", "ns",
                   figure(ours + ksm, "undisturbed", name))
-    for kind, words in (("break", "write to a merged page"),
-                        ("break_zero", "write to a merged zero page")):
-        for word, name in (("p50", "p50_ns"), ("p99", "p99_ns")):
-            both(res, f"{words}, {word}", "ns", figure(ours, kind, name),
-                 figure(ksm, kind, name))
+    for word, name in (("p50", "p50_ns"), ("p99", "p99_ns")):
+        both(res, f"write to a merged page, {word}", "ns",
+             figure(ours, "break", name), figure(ksm, "break", name))
     res.value("hvd without a VM", "MiB", figure(ours, "own_mib"))
     for who, runs in (("ours", ours), ("KSM's", ksm)):
         res.value(f"desktops: duplicates merged at the end, {who}", "%",
@@ -376,11 +374,14 @@ def mix_point(bench, full, **change):
                           (Ksm("KSM fastest", KSM_FASTEST), 2)):
         with Run(bench, sharer, memory) as run:
             run.merge(40 if full else 8, stall, 0)
+            if "zero" not in change:
+                run.breaks("zero")
             figures.append(run.figures)
     return figures
 
 
 def mixes(bench, full):
+    breaks = []
     for name, (title, unit, log_x, scale, quick, long) in SWEEPS.items():
         costs, times = ({}, {}), ({}, {})
         for value in long if full else quick:
@@ -388,6 +389,7 @@ def mixes(bench, full):
             for who in range(2):
                 costs[who][value] = got[who]["cpu_per_gib"]
                 times[who][value] = got[who]["seconds_90"]
+            breaks += [got] if "break" in got[0] else []
         if not costs[0]:
             continue
         for what, y, rows in (("CPU seconds per GiB merged", "s", costs),
@@ -402,6 +404,10 @@ def mixes(bench, full):
             for value in rows[0]:
                 both(bench.result, f"mix, {title} {scale(value):g}: {what}",
                      y, [rows[0][value]], [rows[1][value]])
+    for word in ("p50", "p99"):
+        both(bench.result, f"mixes: write to a merged zero page, {word}", "ns",
+             *([got[who]["break"][word + "_ns"] for got in breaks]
+               for who in range(2)))
 
 
 # ---- hashing ----------------------------------------------------------------
