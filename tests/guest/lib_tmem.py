@@ -37,12 +37,12 @@ _made = {}
 
 def boot_files(binaries=()):
     """(folder of the kernel, initrd), made once a run of tests."""
-    key = (KERNEL, tuple(binaries))
+    key = (KERNEL, *MODULES, *map(os.path.basename, binaries))
     if key not in _made:
         kernel = lib.rig("kernel.sh", KERNEL)
         out = os.path.join(lib.BUILD, "guest")
         os.makedirs(out, exist_ok=True)
-        name = "-".join(["tmem", KERNEL, *map(os.path.basename, binaries)])
+        name = "-".join(["tmem", *key])
         programs = {p: f"tests/guest/{p}.c" for p in PROGRAMS}
         _made[key] = kernel, shell_guest.initrd_make(
             shell_guest.Parts(kernel, programs=programs, modules=MODULES,
