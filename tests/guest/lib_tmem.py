@@ -11,7 +11,9 @@ Environment: TMEM_KERNEL (6.1), TMEM_LONG=1 for long forms, TMEM_MODULE: a
 tidepool_tmem.ko built for that kernel before.
 """
 
+import hashlib
 import os
+import random
 import subprocess
 
 import lib
@@ -25,6 +27,7 @@ MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "dm_mod")
 PROGRAMS = ("hog", "verify", "records", "vandal", "storm")
 VECTORS = 17
 DEBUG = "/sys/kernel/debug/tidepool_tmem"
+DM = "dmsetup --noudevrules --noudevsync"
 # Where the programs for file systems are found.
 ENV = dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
 
@@ -71,6 +74,22 @@ def disk_make(name, mib, files=None):
                     *(["-d", files] if files else []), path],
                    check=True, env=ENV)
     return path
+
+
+def files_make(folder, count, mib):
+    """Files in a new folder, half of whose pages compress; their sums by
+    name."""
+    os.makedirs(folder)
+    chance = random.Random(lib.seed())
+    sums = {}
+    for i in range(count):
+        data = b"".join(
+            chance.randbytes(4096) if n % 2 else chance.randbytes(512) * 8
+            for n in range(mib * 256))
+        with open(f"{folder}/f{i}", "wb") as f:
+            f.write(data)
+        sums[f"f{i}"] = hashlib.md5(data).hexdigest()
+    return sums
 
 
 def fsck(path):
@@ -176,13 +195,20 @@ class Machine:
         return sum(int(line.split()[3]) for line in
                    self.run("cat /proc/swaps").splitlines()[1:])
 
-    def cache_on(self, disk, name="cached"):
-        """The target over a disk; the path of what to mount."""
-        sectors = int(self.run(f"cat /sys/class/block/{disk}/size"))
-        self.run("dmsetup --noudevrules --noudevsync create "
-                 f"{name} --table '0 {sectors} tmem-cache /dev/{disk}'")
+    def disk_sectors(self, disk):
+        """Of /dev/DISK, in all."""
+        return int(self.run(f"cat /sys/class/block/{disk}/size"))
+
+    def dm_make(self, name, table):
+        """A device of the device mapper; its path."""
+        self.run(f"{DM} create {name} --table '{table}'")
         return "/dev/" + self.run(f"cd /sys/block; grep -lx {name} dm-*/dm/name"
                                   ).split("/")[0]
+
+    def cache_on(self, disk, name="cached"):
+        """The target over a disk; the path of what to mount."""
+        return self.dm_make(
+            name, f"0 {self.disk_sectors(disk)} tmem-cache /dev/{disk}")
 
     def cache_off(self):
         """Unmounts it, and takes the target away."""
@@ -192,6 +218,13 @@ class Machine:
         """From now on, drops the page cache all the time."""
         self.shell.start("while :; do sleep 0.3; "
                          "echo 1 >/proc/sys/vm/drop_caches; done", "drop")
+
+    def files_check(self, folder, sums):
+        """The files f* of a folder are these, and read so."""
+        text = self.run(f"cd {folder} && md5sum f*", 120)
+        found = {ln.split()[1]: ln.split()[0] for ln in text.splitlines()}
+        wrong = sorted(set(sums.items()) ^ set(found.items()))
+        check(not wrong, f"{len(wrong)} sums in {folder} differ: {wrong[:5]}")
 
     def counters(self):
         """The driver's counters, by their names."""

@@ -9,7 +9,6 @@ from the disk is counted in sectors. TMEM_STORM_SECONDS=600 is the long storm,
 TMEM_LONG=1 cuts the power more often.
 """
 
-import hashlib
 import os
 import random
 import subprocess
@@ -89,29 +88,10 @@ def block_written_under_a_page():
     m.kernel_is_fine()
 
 
-def files_make():
-    """A folder of files, half of whose pages compress; and their sums."""
-    folder = os.path.join(lib.work, "files")
-    os.makedirs(folder)
-    chance = random.Random(lib.seed())
-    sums = {}
-    for i in range(FILES):
-        data = b"".join(
-            chance.randbytes(4096) if n % 2 else chance.randbytes(512) * 8
-            for n in range(FILE_MIB * 256))
-        with open(f"{folder}/f{i}", "wb") as f:
-            f.write(data)
-        sums[f"f{i}"] = hashlib.md5(data).hexdigest()
-    return folder, sums
-
-
 def pass_over(m, sums):
     """Reads every file; sectors it took of the disk."""
     before = m.shell.sectors("vda")[0]
-    text = m.run("cd /mnt && md5sum f*", 120)
-    found = {ln.split()[1]: ln.split()[0] for ln in text.splitlines()}
-    wrong = [name for name in sums if found.get(name) != sums[name]]
-    check(not wrong, f"{len(wrong)} files read differently: {wrong[:5]}")
+    m.files_check("/mnt", sums)
     return m.shell.sectors("vda")[0] - before
 
 
@@ -119,7 +99,8 @@ def second_pass_spares_the_disk():
     """files of 2x RAM, read again: at least 80 % fewer sectors"""
     # 95 % where the host keeps up. What meets a full queue is dropped, so a
     # busy one loses some; `make bench B=tmem` holds it against its target.
-    folder, sums = files_make()
+    folder = os.path.join(lib.work, "files")
+    sums = lib_tmem.files_make(folder, FILES, FILE_MIB)
     disk = lib_tmem.disk_make("files", FILES * FILE_MIB + 64, folder)
     m = mounted(Machine("reader", lib.Hvd().start(), ram=RAM, swap=0,
                         tmem=2 * FILES * FILE_MIB, disks=[disk]))

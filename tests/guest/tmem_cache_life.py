@@ -19,11 +19,10 @@ import time
 import lib
 import lib_tmem
 from lib import check, say
-from lib_tmem import ENV, Machine
+from lib_tmem import DM, ENV, Machine
 
 RAM = 112
 SECONDS = int(os.environ.get("TMEM_STORM_SECONDS", "15"))
-DM = "dmsetup --noudevrules --noudevsync"
 DRIVER = "/sys/bus/pci/drivers/tidepool_tmem"
 
 lib_tmem.MODULES = (*lib_tmem.MODULES, "xfs")
@@ -72,7 +71,7 @@ def xfs_check(path):
 def disturbances(m):
     """What one can do to it, by name; each a command that must end well."""
     line = m.run(f"cd {DRIVER} && ls -d 0*")
-    sectors = m.run("cat /sys/class/block/vda/size")
+    sectors = m.disk_sectors("vda")
     return {
         "suspend": f"{DM} suspend cached && sleep 0.1 && {DM} resume cached",
         "noflush": f"{DM} suspend --noflush --nolockfs cached && "
