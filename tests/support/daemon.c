@@ -557,23 +557,28 @@ const struct wire_head *peer_hear(struct peer *p, unsigned type)
 	return head;
 }
 
-struct wire_command peer_command(struct peer *p)
+static void peer_hear_body(struct peer *p, enum wire_type type, void *out,
+			   size_t bytes)
 {
-	const struct wire_head *head = peer_hear(p, WIRE_COMMAND);
-	struct wire_command command;
+	const struct wire_head *head = peer_hear(p, type);
 
 	ck_assert_ptr_nonnull(head);
-	memcpy(&command, head + 1, sizeof(command));
+	memcpy(out, head + 1, bytes);
+}
+
+struct wire_command peer_command(struct peer *p)
+{
+	struct wire_command command;
+
+	peer_hear_body(p, WIRE_COMMAND, &command, sizeof(command));
 	return command;
 }
 
 struct wire_target peer_target(struct peer *p)
 {
-	const struct wire_head *head = peer_hear(p, WIRE_TARGET);
 	struct wire_target target;
 
-	ck_assert_ptr_nonnull(head);
-	memcpy(&target, head + 1, sizeof(target));
+	peer_hear_body(p, WIRE_TARGET, &target, sizeof(target));
 	return target;
 }
 
@@ -584,6 +589,17 @@ void peer_answer(struct peer *p, uint64_t id, int rc, int64_t value,
 
 	snprintf(result.text, sizeof(result.text), "%s", text);
 	peer_send(p, WIRE_RESULT, &result, sizeof(result));
+}
+
+void peer_unmanage(struct daemon *d, struct peer *p)
+{
+	pid_t call = daemon_call_begin(
+		d, "{\"method\":\"unmanage\",\"params\":{\"vm\":\"a\"}}", "{}");
+	struct wire_command command = peer_command(p);
+
+	ck_assert_uint_eq(command.op, WIRE_CMD_UNMANAGE);
+	peer_answer(p, command.id, 0, 0, "");
+	daemon_call_end(call);
 }
 
 void peer_hears_not(struct peer *p, unsigned type, int ms)

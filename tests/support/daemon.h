@@ -88,6 +88,8 @@ struct wire_target peer_target(struct peer *p);
 /* The answer to the command of this id. */
 void peer_answer(struct peer *p, uint64_t id, int rc, int64_t value,
 		 const char *text);
+/* hvd is asked to let go of VM "a", which p plays and agrees to. */
+void peer_unmanage(struct daemon *d, struct peer *p);
 /* Nothing of this type comes for so long. */
 void peer_hears_not(struct peer *p, unsigned type, int ms);
 bool peer_is_closed(struct peer *p); /* waits for it, up to 10 s */

@@ -208,18 +208,24 @@ static void pressure_moves(const char *state, struct qmp *q)
 	ck_assert(qmp_until_moved(q, (double)(300 * MIB)) > 0);
 }
 
+/* And something has been taken. */
+static void set_up_taken(struct qmp *q)
+{
+	set_up(q);
+	stats_send(&a, 400 * MIB / 4096, 200 * MIB / 4096);
+	daemon_await(&d, LIST, "vms.0.mm.private_pages", 102400);
+	pressure_set("soft");
+	qmp_accept(q);
+	ck_assert(qmp_until_moved(q, (double)(300 * MIB)) > 0);
+}
+
 /* Also back and forth, faster than its steps. */
 START_TEST(the_balloon_moves_with_the_pressure)
 {
 	struct qmp q;
 	int i;
 
-	set_up(&q);
-	stats_send(&a, 400 * MIB / 4096, 200 * MIB / 4096);
-	daemon_await(&d, LIST, "vms.0.mm.private_pages", 102400);
-	pressure_set("soft");
-	qmp_accept(&q);
-	ck_assert(qmp_until_moved(&q, (double)(300 * MIB)) > 0);
+	set_up_taken(&q);
 	for (i = 0; i < 4; i++) {
 		pressure_moves("high", &q);
 		pressure_moves("soft", &q);
@@ -273,22 +279,10 @@ static double qmp_last_move(struct qmp *q)
 
 START_TEST(an_unmanaged_guest_gets_its_memory_back)
 {
-	struct wire_command command;
 	struct qmp q;
-	pid_t call;
 
-	set_up(&q);
-	stats_send(&a, 400 * MIB / 4096, 200 * MIB / 4096);
-	daemon_await(&d, LIST, "vms.0.mm.private_pages", 102400);
-	pressure_set("soft");
-	qmp_accept(&q);
-	ck_assert(qmp_until_moved(&q, (double)(300 * MIB)) > 0);
-	call = daemon_call_begin(
-		&d, "{\"method\":\"unmanage\",\"params\":{\"vm\":\"a\"}}",
-		"{}");
-	command = peer_command(&a);
-	peer_answer(&a, command.id, 0, 0, "");
-	daemon_call_end(call);
+	set_up_taken(&q);
+	peer_unmanage(&d, &a);
 	ck_assert_double_eq_tol(qmp_last_move(&q), (double)(400 * MIB), 1);
 	tear_down(&q);
 }

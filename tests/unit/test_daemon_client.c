@@ -208,18 +208,10 @@ END_TEST
 /* Nobody can take it back, so it is neither free nor freeable. */
 START_TEST(what_an_unmanaged_vm_has_is_not_freeable)
 {
-	struct wire_command command;
-	pid_t call;
-
 	set_up();
 	line_stats_send(&a, 1000, 10 * MIB);
 	daemon_await(&d, "{\"method\":\"freeable\"}", "total_bytes", 10 * MIB);
-	call = daemon_call_begin(
-		&d, "{\"method\":\"unmanage\",\"params\":{\"vm\":\"a\"}}",
-		"{}");
-	command = peer_command(&a);
-	peer_answer(&a, command.id, 0, 0, "");
-	daemon_call_end(call);
+	peer_unmanage(&d, &a);
 	ck_assert_int_eq(
 		daemon_number(&d, "{\"method\":\"freeable\"}", "total_bytes"),
 		0);

@@ -424,14 +424,7 @@ START_TEST(commands_come_back)
 	ck_assert_uint_eq(c.op, WIRE_CMD_UNSHARE);
 	peer_answer(&a, c.id, 0, 0, "");
 	daemon_call_end(call);
-	call = daemon_call_begin(&d,
-				 "{\"method\":\"unmanage\",\"params\":{\"vm\":"
-				 "\"a\"}}",
-				 "{}");
-	c = peer_command(&a);
-	ck_assert_uint_eq(c.op, WIRE_CMD_UNMANAGE);
-	peer_answer(&a, c.id, 0, 0, "");
-	daemon_call_end(call);
+	peer_unmanage(&d, &a);
 	daemon_refuses(&d, "{\"method\":\"unshare\",\"params\":{\"vm\":\"a\"}}",
 		       "ENOTCONN");
 	stop_one();
