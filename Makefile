@@ -30,7 +30,7 @@ CFLAGS   += -std=c11 $(OPT) -fPIC -pthread -fvisibility=hidden \
 	    -fno-omit-frame-pointer $(WARN) $(SAN_$(SAN))
 LDFLAGS  += -pthread $(SAN_$(SAN))
 
-LIBS_CORE   := -llz4 -lxxhash -luring
+LIBS_CORE   := -llz4 -lzstd -lxxhash -luring
 LIBS_DAEMON := -ljansson -lsystemd -linih -lmicrohttpd
 ifeq ($(SAN),)
 # Its archive: the shared library brings libstdc++ along, 1 MiB resident.
@@ -105,7 +105,7 @@ $(OUT)/obj/%.o: %.c
 $(OUT)/libtidepool.a: $(CORE_O)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
 
-# Self-contained: a program needs only -ltmem -llz4 -lxxhash.
+# Self-contained: a program needs only -ltmem -llz4 -lxxhash. (zstd is hv/mm's.)
 $(OUT)/libtmem.a: $(TMEM_O) $(BASE_O)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
 

@@ -4,6 +4,7 @@
  * through its rivals, each printing one JSON object.
  *
  *   store speed ours PAGES THREADS            put, put again, get, per phase
+ *   store speed dense PAGES THREADS           the same by the denser codec
  *   store speed zram PAGES THREADS DEVICE     the seconds it took
  *   store speed swap PAGES THREADS            out by MADV_PAGEOUT, in by touch
  *   store latency ours PAGES SEED             each get timed, random order
@@ -27,6 +28,7 @@
  * zram or zswap pay.
  */
 #include "bench/lib/tool.h"
+#include "hv/mm/dense.h"
 #include "tmem/tmem.h"
 
 #include <errno.h>
@@ -60,6 +62,7 @@ struct bench {
 	unsigned threads;
 	struct tmem *tm;
 	struct tmem_client *cl;
+	struct dense *dense; /* NULL: LZ4 alone */
 	unsigned char *area; /* swapped out and in */
 	unsigned char *buf;  /* IO_PAGES for each thread */
 	int fd;		     /* of zram */
@@ -162,8 +165,8 @@ static void zram_open(struct bench *b, const char *device)
 static void ours_put(struct worker *w)
 {
 	for (uint32_t i = w->first; i < w->first + w->count; i++)
-		w->failed +=
-			tmem_put(w->b->cl, 0, &oid, i, page_at(w->b, i)) != 0;
+		w->failed += tmem_put_dense(w->b->cl, 0, &oid, i,
+					    page_at(w->b, i)) != 0;
 }
 
 static void ours_get(struct worker *w)
@@ -326,6 +329,8 @@ static void speed_ours(struct bench *b)
 	struct seconds put, again, get;
 
 	ours_open(b, TMEM_PERSISTENT);
+	if (b->dense && tmem_client_dense(b->cl, dense_ops(b->dense)))
+		fail("no denser codec");
 	put = phase(b, ours_put);
 	print_store(b, resident_bytes() - before);
 	again = phase(b, ours_put);
@@ -335,6 +340,14 @@ static void speed_ours(struct bench *b)
 	print_seconds("again", again);
 	print_seconds("get", get);
 	tmem_destroy(b->tm);
+}
+
+static void speed_dense(struct bench *b)
+{
+	if (dense_create(&host_real, b->threads, &b->dense))
+		fail("no denser codec");
+	speed_ours(b);
+	dense_destroy(b->dense);
 }
 
 static void speed_zram(struct bench *b, const char *device)
@@ -591,6 +604,8 @@ static int run(struct bench *b, const char *what, const char *side,
 		return usage();
 	else if (!strcmp(side, "ours"))
 		speed_ours(b);
+	else if (!strcmp(side, "dense"))
+		speed_dense(b);
 	else if (!strcmp(side, "zram") && device)
 		speed_zram(b, device);
 	else if (!strcmp(side, "swap"))

@@ -139,6 +139,25 @@ def against_zram(store, result, repetitions, full):
     return have
 
 
+def dense(store, result, repetitions):
+    """Cold guest RAM's codec, against zram with the same library's."""
+    say("the denser codec")
+    try:
+        ours, theirs = interleave(
+            repetitions, lambda: store.run("speed", "dense", store.file, 1),
+            lambda: store.theirs("speed", 1, "zstd"))
+    except Skip as why:
+        result.lacks(f"the denser codec's rival: {why}")
+        return
+    for phase, name in (("put", "put"), ("get", "get")):
+        result.pair(f"denser codec: {name}", "pages/s", "more", "zram zstd",
+                    per_core(ours, phase), per_core(theirs, phase))
+    result.pair("denser codec: page bytes per byte of memory used", "x",
+                "more", "zram zstd",
+                [store.bytes / r["used_bytes"] for r in ours],
+                [store.bytes / r["used"] for r in theirs])
+
+
 def latency(store, result, algorithm, repetitions):
     """One page at a time, at random: for zram a pread, system call and all."""
     say("latency of a get")
@@ -281,6 +300,7 @@ def run(args):
         result = Result(ABOUT, pages=count, churn_pages=churn_count,
                         source=what, zram_io="O_DIRECT, 1 MiB a call")
         algorithm = against_zram(store, result, repetitions, args.full)
+        dense(store, result, repetitions)
         if algorithm:
             latency(store, result, algorithm, repetitions)
             swap(store, result, algorithm, repetitions)

@@ -74,6 +74,7 @@ static int page_check(const struct shard *s, uint32_t word_name, uint64_t word,
 	census->stats.pages_persistent += kind == KIND_PERSISTENT;
 	census->stats.pages_same_filled += tag == CODEC_SAME;
 	census->stats.pages_raw += tag == CODEC_RAW;
+	census->stats.pages_dense += tag == CODEC_DENSE;
 	return 0;
 }
 
@@ -134,7 +135,7 @@ static int census_compare(const struct shard *s, struct census *census)
 	if (a->pages != b->pages || a->pages_ephemeral != b->pages_ephemeral ||
 	    a->pages_persistent != b->pages_persistent ||
 	    a->pages_same_filled != b->pages_same_filled ||
-	    a->pages_raw != b->pages_raw)
+	    a->pages_raw != b->pages_raw || a->pages_dense != b->pages_dense)
 		return complain(s, "pages are miscounted");
 	return 0;
 }

@@ -101,6 +101,16 @@ int tmem_client_set(struct tmem_client *cl, uint32_t weight, uint64_t cap_bytes,
 	return 0;
 }
 
+int tmem_client_dense(struct tmem_client *cl, const struct tmem_dense_ops *ops)
+{
+	const struct tmem_dense_ops *none = NULL;
+
+	if (!cl || !ops || !ops->encode || !ops->decode)
+		return -EINVAL;
+	return atomic_compare_exchange_strong(&cl->dense, &none, ops) ? 0
+								      : -EEXIST;
+}
+
 void tmem_client_stats(const struct tmem_client *cl,
 		       struct tmem_client_stats *out)
 {

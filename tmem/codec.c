@@ -34,28 +34,54 @@ static void item_set(struct codec_page *out, enum codec_form form,
 	out->item.sum = codec_sum(data, bytes);
 }
 
-void codec_encode(struct codec_page *out, const void *page,
-		  enum codec_mode mode)
+/* true: the page is one word, and done with. */
+static bool page_take(struct codec_page *out, const void *page)
 {
-	int n = 0;
-
 	memcpy(out->page, page, PAGE_BYTES);
 	out->poor = false;
 	out->item.spread = 0;
-	if (page_is_same_filled(out->page)) {
-		item_set(out, CODEC_SAME, out->page, sizeof(uint64_t));
-		return;
-	}
-	if (mode == CODEC_COMPRESS) {
-		n = LZ4_compress_default((const char *)out->page,
-					 (char *)out->lz4, PAGE_BYTES,
-					 PACK_SMALL_MAX);
-		out->poor = n <= 0;
-	}
+	if (!page_is_same_filled(out->page))
+		return false;
+	item_set(out, CODEC_SAME, out->page, sizeof(uint64_t));
+	return true;
+}
+
+static void lz4_encode(struct codec_page *out)
+{
+	int n = LZ4_compress_default((const char *)out->page,
+				     (char *)out->small, PAGE_BYTES,
+				     PACK_SMALL_MAX);
+
+	out->poor = n <= 0;
 	if (n > 0)
-		item_set(out, CODEC_LZ4, out->lz4, (uint32_t)n);
+		item_set(out, CODEC_LZ4, out->small, (uint32_t)n);
 	else
 		item_set(out, CODEC_RAW, out->page, PAGE_BYTES);
+}
+
+void codec_encode(struct codec_page *out, const void *page,
+		  enum codec_mode mode)
+{
+	if (page_take(out, page))
+		return;
+	if (mode == CODEC_COMPRESS)
+		lz4_encode(out);
+	else
+		item_set(out, CODEC_RAW, out->page, PAGE_BYTES);
+}
+
+void codec_encode_dense(struct codec_page *out, const void *page,
+			const struct tmem_dense_ops *dense)
+{
+	size_t n;
+
+	if (page_take(out, page))
+		return;
+	n = dense->encode(dense->arg, out->page, out->small, PACK_SMALL_MAX);
+	if (n && n <= PACK_SMALL_MAX)
+		item_set(out, CODEC_DENSE, out->small, (uint32_t)n);
+	else
+		lz4_encode(out);
 }
 
 static void fill(void *page_out, const void *word)
@@ -66,7 +92,23 @@ static void fill(void *page_out, const void *word)
 		memcpy(at + i * sizeof(uint64_t), word, sizeof(uint64_t));
 }
 
-int codec_decode(const struct pack_item *item, void *page_out)
+/*
+ * A touch of page_out may fault and come back here, while the codec holds what
+ * it has for this thread: so it writes to memory of ours.
+ */
+static int dense_decode(const struct pack_item *item,
+			const struct tmem_dense_ops *dense, void *page_out)
+{
+	_Alignas(16) unsigned char page[PAGE_BYTES];
+
+	if (!dense || dense->decode(dense->arg, item->data, item->bytes, page))
+		return -EUCLEAN;
+	memcpy(page_out, page, PAGE_BYTES);
+	return 0;
+}
+
+int codec_decode(const struct pack_item *item,
+		 const struct tmem_dense_ops *dense, void *page_out)
 {
 	int n;
 
@@ -81,6 +123,8 @@ int codec_decode(const struct pack_item *item, void *page_out)
 		n = LZ4_decompress_safe(item->data, page_out, (int)item->bytes,
 					PAGE_BYTES);
 		return n == (int)PAGE_BYTES ? 0 : -EUCLEAN;
+	case CODEC_DENSE:
+		return dense_decode(item, dense, page_out);
 	default:
 		return -EUCLEAN;
 	}

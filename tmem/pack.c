@@ -23,12 +23,13 @@
 #define EXTENTS_FIRST 4
 #define WHOLE_OBJECT  (PAGE_BYTES + sizeof(struct pack_head))
 
-/* A word: tag 2 bits | bytes 13 | class 9 | place 32 | mark 1. */
-#define WORD_BYTES_SHIFT 2
-#define WORD_CLASS_SHIFT 15
-#define WORD_PLACE_SHIFT 24
+/* A word: tag 3 bits | bytes 13 | class 9 | place 32 | mark 1. */
+#define WORD_TAG_MASK	 7u
+#define WORD_BYTES_SHIFT 3
+#define WORD_CLASS_SHIFT 16
+#define WORD_PLACE_SHIFT 25
 #define WORD_PLACE_MASK	 ((uint64_t)UINT32_MAX << WORD_PLACE_SHIFT)
-#define WORD_MARK	 ((uint64_t)1 << 56)
+#define WORD_MARK	 ((uint64_t)1 << 57)
 
 #define CLASS_REFERENCE 0x1ffu /* the place is a unit */
 
@@ -44,7 +45,7 @@ static uint64_t word_make(const struct pack_item *item, uint32_t class,
 
 uint32_t pack_word_tag(uint64_t word)
 {
-	return word & 3;
+	return word & WORD_TAG_MASK;
 }
 
 uint32_t pack_word_bytes(uint64_t word)

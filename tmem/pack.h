@@ -46,7 +46,7 @@ struct pack_head {
 struct pack_item {
 	const void *data;
 	uint32_t bytes;	 /* 1 to PACK_SMALL_MAX, or PAGE_BYTES */
-	uint32_t tag;	 /* 1 to 3: the user's */
+	uint32_t tag;	 /* 1 to 7: the user's */
 	uint32_t sum;	 /* the user's checksum of data */
 	uint32_t spread; /* users of different numbers rarely meet */
 };

@@ -45,6 +45,8 @@ static void page_count(struct shard *s, enum pool_kind kind, uint32_t tag,
 		st->pages_same_filled += d;
 	else if (tag == CODEC_RAW)
 		st->pages_raw += d;
+	else if (tag == CODEC_DENSE)
+		st->pages_dense += d;
 }
 
 /* The same for an object. */

@@ -137,7 +137,7 @@ static int page_read(struct restorer *r)
 	item->bytes = r->record.bytes - (uint32_t)sizeof(struct save_page);
 	item->tag = r->in.page.head.form;
 	if (!form_is_sound(item->tag, item->bytes) ||
-	    codec_decode(item, r->page))
+	    codec_decode(item, NULL, r->page))
 		return -EBADMSG;
 	item->sum = codec_sum(item->data, item->bytes);
 	key = key_staged(r, r->in.page.head.index);

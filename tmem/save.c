@@ -35,6 +35,8 @@ struct tmem_saver {
 	bool in_object;
 	struct pack_item item[LEAF_PAGES];
 	unsigned char data[LEAF_PAGES][PAGE_BYTES];
+	unsigned char page[PAGE_BYTES]; /* decoded */
+	struct codec_page coded;	/* of it */
 };
 
 enum pass_kind { PASS_MORE, PASS_LAST };
@@ -207,38 +209,62 @@ static void object_tell(struct tmem_saver *saver, uint32_t id,
 	stream_record(saver->st, SAVE_OBJECT, &object, sizeof(object));
 }
 
-static void page_tell(struct tmem_saver *saver, uint32_t index,
-		      const struct pack_item *item)
+/*
+ * What only this process can decode is told as any other client's page would
+ * be.
+ */
+static int item_undense(struct tmem_saver *saver, const struct pack_item **item)
 {
+	int rc;
+
+	if ((*item)->tag != CODEC_DENSE)
+		return 0;
+	rc = codec_decode(*item, atomic_load(&saver->cl->dense), saver->page);
+	if (rc)
+		return rc;
+	codec_encode(&saver->coded, saver->page, CODEC_COMPRESS);
+	*item = &saver->coded.item;
+	return 0;
+}
+
+static int page_tell(struct tmem_saver *saver, uint32_t index,
+		     const struct pack_item *item)
+{
+	int rc = item_undense(saver, &item);
 	struct save_page page = {index, item->tag};
 	struct save_record record = {SAVE_PAGE,
 				     (uint32_t)sizeof(page) + item->bytes};
 
+	if (rc)
+		return rc;
 	stream_write(saver->st, &record, sizeof(record));
 	stream_write(saver->st, &page, sizeof(page));
 	stream_write(saver->st, item->data, item->bytes);
 	saver->pages++;
+	return 0;
 }
 
-static void leaf_tell(struct tmem_saver *saver, const struct key *key,
-		      uint32_t mask, enum pass_kind kind)
+static int leaf_tell(struct tmem_saver *saver, const struct key *key,
+		     uint32_t mask, enum pass_kind kind)
 {
 	struct save_keys keys = {key->index, mask};
+	int rc = 0;
 
-	for (uint32_t n = 0; n < LEAF_PAGES; n++)
+	for (uint32_t n = 0; n < LEAF_PAGES && !rc; n++)
 		if (saver->item[n].bytes) {
 			object_tell(saver, key->pool, &key->oid);
-			page_tell(saver, key->index + n, &saver->item[n]);
+			rc = page_tell(saver, key->index + n, &saver->item[n]);
 		}
-	if (kind == PASS_MORE || !mask)
-		return;
+	if (rc || kind == PASS_MORE || !mask)
+		return rc;
 	object_tell(saver, key->pool, &key->oid);
 	stream_record(saver->st, SAVE_KEYS, &keys, sizeof(keys));
 	saver->existing += (uint64_t)__builtin_popcount(mask);
+	return 0;
 }
 
-static void leaf_save(struct tmem_saver *saver, uint32_t id, uint64_t name,
-		      const struct leaf_key *at, enum pass_kind kind)
+static int leaf_save(struct tmem_saver *saver, uint32_t id, uint64_t name,
+		     const struct leaf_key *at, enum pass_kind kind)
 {
 	struct tmem *tm = saver->cl->tm;
 	struct key key = {
@@ -255,7 +281,7 @@ static void leaf_save(struct tmem_saver *saver, uint32_t id, uint64_t name,
 	lock_take(&s->lock);
 	mask = leaf_copy(saver, s, &key);
 	lock_drop(&s->lock);
-	leaf_tell(saver, &key, mask, kind);
+	return leaf_tell(saver, &key, mask, kind);
 }
 
 static int shard_save(struct tmem_saver *saver, struct shard *s, uint32_t id,
@@ -267,10 +293,10 @@ static int shard_save(struct tmem_saver *saver, struct shard *s, uint32_t id,
 
 	if (rc)
 		return rc;
-	for (uint32_t i = 0; i < n; i++)
-		leaf_save(saver, id, name, &keys[i], kind);
+	for (uint32_t i = 0; i < n && !rc; i++)
+		rc = leaf_save(saver, id, name, &keys[i], kind);
 	heap_free(&s->tm->budget, keys, n * sizeof(*keys));
-	return stream_flush(saver->st);
+	return rc ? rc : stream_flush(saver->st);
 }
 
 static int pool_save(struct tmem_saver *saver, uint32_t id,

@@ -149,6 +149,7 @@ struct tmem_client {
 	_Atomic uint64_t cap;
 	_Atomic uint64_t reserve;
 	_Atomic bool compress;
+	_Atomic(const struct tmem_dense_ops *) dense; /* set once */
 	_Atomic bool frozen;
 	_Atomic uint64_t bytes; /* charged, both kinds */
 	_Atomic uint64_t bytes_ephemeral;

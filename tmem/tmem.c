@@ -253,18 +253,52 @@ int key_put(const struct key *key, const struct codec_page *coded)
 	return rc;
 }
 
+/* The codec for a dense put, or NULL. A shared pool is read by others, who have
+ * another or none. */
+static const struct tmem_dense_ops *dense_for(const struct key *key)
+{
+	struct tmem_client *cl = key->cl;
+
+	if (key->pool >= TMEM_POOLS_MAX || !atomic_load(&cl->compress) ||
+	    atomic_load(&cl->slot[key->pool].kind) != TMEM_POOL_PERSISTENT)
+		return NULL;
+	return atomic_load(&cl->dense);
+}
+
+static int put(const struct key *key, const void *page,
+	       const struct tmem_dense_ops *dense)
+{
+	struct codec_page coded;
+
+	if (dense)
+		codec_encode_dense(&coded, page, dense);
+	else
+		codec_encode(&coded, page,
+			     atomic_load(&key->cl->compress) ? CODEC_COMPRESS
+							     : CODEC_PLAIN);
+	return key_put(key, &coded);
+}
+
 int tmem_put(struct tmem_client *cl, int pool, const struct tmem_oid *oid,
 	     uint32_t index, const void *page)
 {
-	struct codec_page coded;
 	struct key key;
 
 	if (!cl || !oid || !page)
 		return -EINVAL;
 	key = key_make(cl, pool, oid, index);
-	codec_encode(&coded, page,
-		     atomic_load(&cl->compress) ? CODEC_COMPRESS : CODEC_PLAIN);
-	return key_put(&key, &coded);
+	return put(&key, page, NULL);
+}
+
+int tmem_put_dense(struct tmem_client *cl, int pool, const struct tmem_oid *oid,
+		   uint32_t index, const void *page)
+{
+	struct key key;
+
+	if (!cl || !oid || !page)
+		return -EINVAL;
+	key = key_make(cl, pool, oid, index);
+	return put(&key, page, dense_for(&key));
 }
 
 int tmem_get(struct tmem_client *cl, int pool, const struct tmem_oid *oid,
@@ -285,7 +319,7 @@ int tmem_get(struct tmem_client *cl, int pool, const struct tmem_oid *oid,
 	s->stats.gets++;
 	s->stats.gets_missed += rc != 0;
 	lock_drop(&s->lock);
-	return rc ? rc : codec_decode(&item, page_out);
+	return rc ? rc : codec_decode(&item, atomic_load(&cl->dense), page_out);
 }
 
 int tmem_flush_page(struct tmem_client *cl, int pool,

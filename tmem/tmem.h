@@ -49,7 +49,8 @@
 	C(evictions, pages, "ephemeral pages dropped by the host")             \
 	C(puts_poor, count, "puts kept raw because LZ4 saved too little")      \
 	C(puts_frozen, count, "puts refused because the client is frozen")     \
-	C(puts_full, count, "puts refused for want of memory")
+	C(puts_full, count, "puts refused for want of memory")                 \
+	G(pages_dense, pages, "kept by the denser codec")
 
 struct tmem_stats {
 #define FIELD(name, unit, help) uint64_t name;
@@ -141,6 +142,29 @@ void tmem_client_stats(const struct tmem_client *cl,
 		       struct tmem_client_stats *out);
 
 /*
+ * A denser codec than the store's own, which brings along LZ4 alone: the caller
+ * has its library. Both calls come from any thread, several at a time, with no
+ * lock of the store held and memory of the store's own to write to.
+ *
+ * encode: writes at most room bytes and returns how many; 0: it cannot, or they
+ * are too few. decode: writes all of the page and returns 0, or says it cannot;
+ * whatever the bytes are, it touches no other memory. What encode wrote must be
+ * decodable for as long as the client lives.
+ */
+struct tmem_dense_ops {
+	size_t (*encode)(void *arg, const void *page, void *out, size_t room);
+	int (*decode)(void *arg, const void *data, size_t bytes,
+		      void *page_out);
+	void *arg;
+};
+
+/*
+ * Gives the client a denser codec, for tmem_put_dense. ops stays the caller's
+ * and in force until the client is destroyed. -EEXIST: it has one.
+ */
+int tmem_client_dense(struct tmem_client *cl, const struct tmem_dense_ops *ops);
+
+/*
  * May the client join the shared pool of this uuid? What it no longer may join
  * it leaves at once. -ENOSPC: too many.
  */
@@ -171,6 +195,14 @@ int tmem_pool_destroy(struct tmem_client *cl, int pool);
  */
 int tmem_put(struct tmem_client *cl, int pool, const struct tmem_oid *oid,
 	     uint32_t index, const void *page);
+
+/*
+ * The same for a page that will hardly be read soon: by the client's denser
+ * codec, if it has one and compresses, and the pool is persistent. What that
+ * codec refuses is put as tmem_put would.
+ */
+int tmem_put_dense(struct tmem_client *cl, int pool, const struct tmem_oid *oid,
+		   uint32_t index, const void *page);
 
 /*
  * -ENOENT: a miss, or no such pool; page_out is untouched. -EUCLEAN: the stored

@@ -95,6 +95,7 @@ static const struct view_field guest_card[] = {
 	{"  persistent", "tmem.pages_persistent", VIEW_ID},
 	{"  same-filled", "tmem.pages_same_filled", VIEW_ID},
 	{"  uncompressed", "tmem.pages_raw", VIEW_ID},
+	{"  by the denser codec", "tmem.pages_dense", VIEW_ID},
 	{"  stored once for several", "tmem.pages_shared", VIEW_ID},
 	{"stored", "tmem.stored_bytes", VIEW_BYTES},
 	{"+ metadata", "tmem.metadata_bytes", VIEW_BYTES},

@@ -22,7 +22,7 @@ cd "$(dirname "$0")/../.." || exit 1
 out=${BUILD:-build}/fuzz
 flags="-O1 -g -fsanitize=fuzzer-no-link,address,undefined
 	-fno-sanitize-recover=undefined"
-libs="-llz4 -lxxhash -luring -ljansson -linih -lmicrohttpd -lsystemd"
+libs="-llz4 -lzstd -lxxhash -luring -ljansson -linih -lmicrohttpd -lsystemd"
 
 targets() {
 	find tests/fuzz -maxdepth 1 -name 'fuzz_*.c' -printf '%f\n' |

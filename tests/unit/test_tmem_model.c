@@ -5,7 +5,8 @@
  * share the model under locks over its keys while a ninth changes everything
  * that must not matter (compression, weights, caps, freezing, eviction, checks,
  * saving a running client and restoring it). A quarter of the pages are of a
- * few contents, so that they are stored once and part again.
+ * few contents, so that they are stored once and part again; half of the puts
+ * are dense.
  *
  * TMEM_MODEL_OPS=N makes the threads do N operations in all (10 million take
  * about two minutes). TMEM_MODEL_MIB=N is the budget under pressure, 16 unless
@@ -16,6 +17,7 @@
  *   ephemeral    the model's page or a miss; after a miss or a get, a miss
  *   shared       the model's page or a miss; after a miss, a miss
  */
+#include "hv/mm/dense.h"
 #include "tmem/tmem.h"
 #include "tests/support/rng.h"
 #include "tests/support/run.h"
@@ -36,6 +38,7 @@
 #define POOLS	5
 #define KEYS	(POOLS * OBJECTS * INDEXES)
 #define CLIENTS 2
+#define READERS 2  /* of the denser codec */
 #define STRIPES 24 /* locks over the keys of an object; TSan allows 64 */
 
 struct model_key {
@@ -45,6 +48,7 @@ struct model_key {
 struct world {
 	struct tmem *tm;
 	struct tmem_client *cl[CLIENTS];
+	struct dense *dense;
 	int pool[POOLS];
 	bool persistent[POOLS];
 	pthread_rwlock_t life; /* of the pools */
@@ -119,12 +123,16 @@ static pthread_mutex_t *lock_of(struct world *w, unsigned k)
 	return &w->lock[k / INDEXES * STRIPES + k % STRIPES];
 }
 
+typedef int put_fn(struct tmem_client *, int, const struct tmem_oid *, uint32_t,
+		   const void *);
+
 static void try_put(struct world *w, unsigned k, struct rng *rng)
 {
 	unsigned char page[PAGE_BYTES];
 	struct model_key *key = &w->key[k];
 	struct tmem_oid oid = oid_of(k);
 	uint64_t seed = rng_next(rng);
+	put_fn *put = rng_below(rng, 2) ? tmem_put_dense : tmem_put;
 	int rc;
 
 	if (seed % 4 == 3)
@@ -132,8 +140,7 @@ static void try_put(struct world *w, unsigned k, struct rng *rng)
 	seed |= (uint64_t)1 << 63;
 
 	page_make(seed, page);
-	rc = tmem_put(client_of(w, k), w->pool[pool_of(k)], &oid, index_of(k),
-		      page);
+	rc = put(client_of(w, k), w->pool[pool_of(k)], &oid, index_of(k), page);
 	memset(page, 0xa5, sizeof(page)); /* it is the guest's again */
 	if (rc == 0) {
 		key->seed = seed;
@@ -365,6 +372,7 @@ static void world_start(struct world *w, uint64_t budget)
 	memset(w, 0, sizeof(*w));
 	w->pressed = budget != 0;
 	ck_assert_int_eq(tmem_create(budget, &w->tm), 0);
+	ck_assert_int_eq(dense_create(&host_real, READERS, &w->dense), 0);
 	life_init(&w->life);
 	for (unsigned p = 0; p < POOLS; p++)
 		w->persistent[p] = p < POOLS / 2;
@@ -372,6 +380,8 @@ static void world_start(struct world *w, uint64_t budget)
 		ck_assert_int_eq(tmem_client_create(w->tm, "guest", &w->cl[c]),
 				 0);
 		ck_assert_int_eq(tmem_client_auth(w->cl[c], uuid, true), 0);
+		ck_assert_int_eq(
+			tmem_client_dense(w->cl[c], dense_ops(w->dense)), 0);
 		pools_make(w, c);
 	}
 	for (size_t n = 0; n < ARRAY_LEN(w->lock); n++)
@@ -383,6 +393,7 @@ static void world_end(struct world *w)
 	struct tmem_stats st;
 
 	tmem_stats(w->tm, &st);
+	ck_assert_uint_gt(st.pages_dense, 0);
 	if (w->pressed)
 		ck_assert_uint_gt(st.evictions, 0);
 	for (unsigned k = 0; k < KEYS; k++)
@@ -401,6 +412,7 @@ static void world_end(struct world *w)
 		pthread_mutex_destroy(&w->lock[n]);
 	pthread_rwlock_destroy(&w->life);
 	tmem_destroy(w->tm);
+	dense_destroy(w->dense);
 }
 
 static unsigned steps(unsigned normal)
