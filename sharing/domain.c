@@ -267,6 +267,7 @@ void domain_flush(struct domain *dom, uint64_t now_ns)
 	uint64_t quiet;
 
 	dom->now_ns = now_ns;
+	index_sweep(dom->index);
 	quiet = now_ns - dom->joined_ns;
 	if (dom->asked.count < ASKED_MOST / 2)
 		content_gathered_ask(
@@ -296,9 +297,9 @@ size_t domain_pending(const struct domain *dom)
 	return dom->pending_used;
 }
 
-bool domain_is_gathering(const struct domain *dom)
+bool domain_is_unfinished(const struct domain *dom)
 {
-	return dom->gathering.oldest != NULL;
+	return dom->gathering.oldest || !index_is_swept(dom->index);
 }
 
 void domain_tick(struct domain *dom, uint64_t now_ns)
@@ -329,7 +330,7 @@ static int slot_find(struct domain *dom, uint32_t *out)
 	struct domain_member **more;
 
 	for (i = 0; i < dom->slots; i++)
-		if (!dom->member[i])
+		if (!dom->member[i] && index_slot_is_free(dom->index, i))
 			goto found;
 	if (i == INDEX_SLOT_MAX)
 		return -ENOSPC;
@@ -422,8 +423,10 @@ void domain_detach(struct domain_member *m)
 		return;
 	member_unask(m, dom->gathering.oldest);
 	member_unask(m, dom->asked.oldest);
-	m->claims -= index_remove_slot(dom->index, m->slot);
-	assert(!m->claims);
+	/* What it waits for and is asked for is no more: candidates are left.
+	 */
+	index_leave(dom->index, m->slot, m->claims);
+	m->claims = 0;
 	member_undirty(m);
 	grants_cancel(m);
 	m->detached = true;

@@ -99,8 +99,11 @@ void domain_flush(struct domain *dom, uint64_t now_ns);
 bool domain_is_dirty(const struct domain *dom);
 /* Contents somebody is to be asked for, or was. */
 size_t domain_pending(const struct domain *dom);
-/* Contents wait for others to offer them, too: flush now and then. */
-bool domain_is_gathering(const struct domain *dom);
+/*
+ * Contents wait for others to offer them, too, or members left what is not
+ * cleared away yet: flush now and then.
+ */
+bool domain_is_unfinished(const struct domain *dom);
 /* Once a second: passes on what was not answered, returns memory. */
 void domain_tick(struct domain *dom, uint64_t now_ns);
 

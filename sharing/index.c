@@ -21,6 +21,11 @@
  * make all of a domain's searches long. Deletion shifts the followers back;
  * tombstones would cost searches for ever in a table that changes all day.
  *
+ * A member that leaves would cost a walk over all entries, which takes a second
+ * on a host of 1 TiB. So its candidates are no longer found from then on, and
+ * cleared a few shards at a time; until none of any such member is left, none
+ * of their slots is given out again.
+ *
  * Shards are plain heap memory and not mappings of their own: a page of
  * rounding in each of 256 would double the cost of a small domain.
  */
@@ -30,14 +35,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SHARDS	    256
-#define TAG_BITS    40
-#define TAG_MASK    (((uint64_t)1 << TAG_BITS) - 1)
-#define PAGE_MASK40 TAG_MASK
-#define KIND_FRAME  ((uint64_t)1 << 55)
-#define SLOT_SHIFT  40
-#define SLOT_MASK   0x7fff
-#define ROOM_MIN    8
+#define SHARDS	      256
+#define TAG_BITS      40
+#define TAG_MASK      (((uint64_t)1 << TAG_BITS) - 1)
+#define PAGE_MASK40   TAG_MASK
+#define KIND_FRAME    ((uint64_t)1 << 55)
+#define SLOT_SHIFT    40
+#define SLOT_MASK     0x7fff
+#define ROOM_MIN      8
+#define SWEEP_ENTRIES 65536 /* looked at in one go: some milliseconds */
 
 struct entry {
 	uint32_t w[3]; /* tag 40 | value 56, low bits first; value 0: empty */
@@ -54,6 +60,9 @@ struct index {
 	uint64_t factor; /* odd */
 	uint64_t count;
 	uint64_t room;
+	uint64_t left_behind; /* of count: candidates of members that left */
+	size_t sweep_at;      /* the next shard to clear of these */
+	uint8_t left[(INDEX_SLOT_MAX + 7) / 8]; /* bit: slot of such a member */
 	struct shard shard[SHARDS];
 };
 
@@ -239,6 +248,18 @@ void index_prefetch(const struct index *ix, uint64_t hash)
 	__builtin_prefetch(home + 64); /* a search goes on for a while */
 }
 
+/* A candidate of a member that left: not there, for all but us. */
+static bool entry_is_left(const struct index *ix, const struct entry *e)
+{
+	uint64_t word = entry_value(e);
+	uint32_t slot;
+
+	if (!ix->left_behind || word & KIND_FRAME)
+		return false;
+	slot = value_unpack(word).slot;
+	return ix->left[slot / 8] >> slot % 8 & 1;
+}
+
 int index_get(const struct index *ix, uint64_t hash, struct index_value *out)
 {
 	const struct shard *sh = &ix->shard[hash >> TAG_BITS & (SHARDS - 1)];
@@ -247,7 +268,7 @@ int index_get(const struct index *ix, uint64_t hash, struct index_value *out)
 	if (!sh->used)
 		return -ENOENT;
 	e = &sh->entry[slot_find(ix, sh, hash & TAG_MASK)];
-	if (entry_empty(e))
+	if (entry_empty(e) || entry_is_left(ix, e))
 		return -ENOENT;
 	*out = value_unpack(entry_value(e));
 	return 0;
@@ -266,6 +287,8 @@ int index_put(struct index *ix, uint64_t hash, const struct index_value *value)
 	if (entry_empty(e)) {
 		sh->used++;
 		ix->count++;
+	} else if (entry_is_left(ix, e)) {
+		ix->left_behind--;
 	}
 	*e = entry_make(hash & TAG_MASK, value_pack(value));
 	return 0;
@@ -279,56 +302,67 @@ void index_remove(struct index *ix, uint64_t hash)
 	if (!sh->used)
 		return;
 	at = slot_find(ix, sh, hash & TAG_MASK);
-	if (entry_empty(&sh->entry[at]))
+	if (entry_empty(&sh->entry[at]) || entry_is_left(ix, &sh->entry[at]))
 		return;
 	slot_clear(ix, sh, at);
 	shard_shrink(ix, sh);
 }
 
-static bool entry_is_of(const struct entry *e, uint32_t slot)
+void index_leave(struct index *ix, uint32_t slot, uint64_t candidates)
 {
-	uint64_t word = entry_value(e);
-
-	return word && !(word & KIND_FRAME) &&
-	       (word >> SLOT_SHIFT & SLOT_MASK) == slot + 1;
+	if (!candidates)
+		return;
+	ix->left[slot / 8] |= (uint8_t)(1u << slot % 8);
+	ix->left_behind += candidates;
 }
 
 /*
  * A clear pulls followers into slot i, so i is looked at again. Entries pulled
  * around the end were looked at before: harmless.
  */
-static uint64_t shard_remove_slot(struct index *ix, struct shard *sh,
-				  uint32_t slot)
+static void shard_sweep(struct index *ix, struct shard *sh)
 {
-	uint64_t n = 0;
-	uint32_t i = 0;
+	uint32_t i = 0, used = sh->used;
 
 	while (i < sh->room) {
-		if (entry_is_of(&sh->entry[i], slot)) {
+		if (!entry_empty(&sh->entry[i]) &&
+		    entry_is_left(ix, &sh->entry[i])) {
 			slot_clear(ix, sh, i);
-			n++;
+			ix->left_behind--;
 		} else {
 			i++;
 		}
 	}
-	if (n)
+	if (sh->used != used)
 		shard_shrink(ix, sh);
-	return n;
 }
 
-uint64_t index_remove_slot(struct index *ix, uint32_t slot)
+void index_sweep(struct index *ix)
 {
-	uint64_t n = 0;
-	size_t i;
+	uint64_t seen = 0;
 
-	for (i = 0; i < SHARDS; i++)
-		n += shard_remove_slot(ix, &ix->shard[i], slot);
-	return n;
+	while (ix->left_behind && seen < SWEEP_ENTRIES) {
+		seen += ix->shard[ix->sweep_at].room;
+		shard_sweep(ix, &ix->shard[ix->sweep_at]);
+		ix->sweep_at = (ix->sweep_at + 1) % SHARDS;
+	}
+	if (!ix->left_behind)
+		memset(ix->left, 0, sizeof(ix->left));
+}
+
+bool index_is_swept(const struct index *ix)
+{
+	return !ix->left_behind;
+}
+
+bool index_slot_is_free(const struct index *ix, uint32_t slot)
+{
+	return !(ix->left[slot / 8] >> slot % 8 & 1);
 }
 
 uint64_t index_count(const struct index *ix)
 {
-	return ix->count;
+	return ix->count - ix->left_behind;
 }
 
 uint64_t index_bytes(const struct index *ix)
@@ -339,7 +373,7 @@ uint64_t index_bytes(const struct index *ix)
 bool index_is_sound(const struct index *ix)
 {
 	const struct shard *sh;
-	uint64_t count = 0, room = 0;
+	uint64_t count = 0, room = 0, left_behind = 0;
 	uint32_t i, used;
 
 	for (sh = ix->shard; sh < ix->shard + SHARDS; sh++) {
@@ -347,6 +381,7 @@ bool index_is_sound(const struct index *ix)
 			if (entry_empty(&sh->entry[i]))
 				continue;
 			used++;
+			left_behind += entry_is_left(ix, &sh->entry[i]);
 			if (slot_find(ix, sh, entry_tag(&sh->entry[i])) != i)
 				return false;
 		}
@@ -355,5 +390,6 @@ bool index_is_sound(const struct index *ix)
 		count += used;
 		room += sh->room;
 	}
-	return count == ix->count && room == ix->room;
+	return count == ix->count && room == ix->room &&
+	       left_behind == ix->left_behind;
 }

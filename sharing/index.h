@@ -33,9 +33,18 @@ MUST_CHECK int index_put(struct index *ix, uint64_t hash,
 			 const struct index_value *value);
 /* Nothing happens where there is no entry. */
 void index_remove(struct index *ix, uint64_t hash);
-/* Removes all candidates of a member; returns how many. Walks everything. */
-uint64_t index_remove_slot(struct index *ix, uint32_t slot);
 
+/*
+ * A member leaves, with so many candidates in the index: they are found no
+ * more. They are cleared by index_sweep, some milliseconds at a time, and the
+ * slot is not free for another member until all are.
+ */
+void index_leave(struct index *ix, uint32_t slot, uint64_t candidates);
+void index_sweep(struct index *ix);
+bool index_is_swept(const struct index *ix);
+bool index_slot_is_free(const struct index *ix, uint32_t slot);
+
+/* Those that can be found. */
 uint64_t index_count(const struct index *ix);
 /* All memory it occupies, spare room included. */
 uint64_t index_bytes(const struct index *ix);

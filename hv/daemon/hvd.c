@@ -96,7 +96,7 @@ static int flush_event(sd_event_source *source, uint64_t us, void *arg)
 	hvd->flush_armed = hvd->gather_armed = false;
 	domains_flush(hvd);
 	burst_end(hvd);
-	hvd_flush_soon(hvd); /* what gathers still */
+	hvd_flush_soon(hvd); /* what is unfinished still */
 	return 0;
 }
 
@@ -131,6 +131,7 @@ static int tick_event(sd_event_source *source, uint64_t us, void *arg)
 	(void)us;
 	link_waiting_retry(hvd);
 	domains_tick(hvd);
+	hvd_flush_soon(hvd);
 	vm_tick(hvd);
 	control_tick(hvd->control);
 	metrics_tick(hvd->metrics);
@@ -144,7 +145,7 @@ static int tick_event(sd_event_source *source, uint64_t us, void *arg)
 void hvd_flush_soon(struct hvd *hvd)
 {
 	const struct trust *trust;
-	bool dirty = false, gathering = false;
+	bool dirty = false, unfinished = false;
 
 	if (!hvd->event || hvd->stopping || hvd->flush_armed)
 		return;
@@ -152,9 +153,9 @@ void hvd_flush_soon(struct hvd *hvd)
 		if (!trust->domain)
 			continue;
 		dirty |= domain_is_dirty(trust->domain);
-		gathering |= domain_is_gathering(trust->domain);
+		unfinished |= domain_is_unfinished(trust->domain);
 	}
-	if (!dirty && (!gathering || hvd->gather_armed))
+	if (!dirty && (!unfinished || hvd->gather_armed))
 		return;
 	hvd->flush_armed = dirty;
 	hvd->gather_armed = true;

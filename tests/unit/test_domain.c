@@ -375,14 +375,14 @@ START_TEST(gathering_ends_when_nobody_joins)
 	agents_start(1000);
 	domain_gather_set(dom, 2 * SECOND);
 	agent_offer(&agent[0], 50, content_hash(1), 0);
-	ck_assert(!domain_is_gathering(dom));
+	ck_assert(!domain_is_unfinished(dom));
 	agent_offer(&agent[1], 60, content_hash(1), 0);
-	ck_assert(domain_is_gathering(dom));
+	ck_assert(domain_is_unfinished(dom));
 	domain_flush(dom, SECOND + quiet - 1);
-	ck_assert(domain_is_gathering(dom));
+	ck_assert(domain_is_unfinished(dom));
 	ck_assert_uint_eq(agent[1].wants, 0);
 	domain_flush(dom, SECOND + quiet);
-	ck_assert(!domain_is_gathering(dom));
+	ck_assert(!domain_is_unfinished(dom));
 	ck_assert_uint_eq(agent[0].wants, 1);
 	agents_stop();
 }

@@ -25,17 +25,41 @@ struct model {
 	struct index_value value;
 };
 
-static struct index_value value_random(void)
+/* Few members have many candidates each; a slot of one that left is not used.
+ */
+static struct index_value value_random(const struct index *ix)
 {
 	struct index_value v = {.is_frame = rng_next(&rng) & 1};
 
 	if (v.is_frame)
 		v.frame = (uint32_t)rng_next(&rng);
 	else {
-		v.slot = (uint32_t)rng_below(&rng, INDEX_SLOT_MAX);
+		v.slot = (uint32_t)rng_below(
+			&rng, rng_below(&rng, 2) ? 30 : INDEX_SLOT_MAX);
 		v.page = rng_below(&rng, (uint64_t)1 << 40);
 	}
-	return v;
+	return v.is_frame || index_slot_is_free(ix, v.slot) ? v
+							    : value_random(ix);
+}
+
+/* The member of some candidate leaves. Returns how many go with it. */
+static uint64_t model_leave(struct index *ix, struct model *m, size_t n)
+{
+	const struct model *any = &m[rng_below(&rng, n)];
+	uint32_t slot = any->value.slot;
+	uint64_t gone = 0;
+	size_t k;
+
+	if (!any->there || any->value.is_frame)
+		return 0;
+	for (k = 0; k < n; k++)
+		if (m[k].there && !m[k].value.is_frame &&
+		    m[k].value.slot == slot) {
+			m[k].there = false;
+			gone++;
+		}
+	index_leave(ix, slot, gone);
+	return gone;
 }
 
 /* libcheck's assertions write to a pipe each: here only a difference does. */
@@ -68,18 +92,19 @@ static void model_make(struct model *m, size_t n, bool few)
 START_TEST(index_behaves_as_an_array)
 {
 	static struct model m[KEYS];
-	uint64_t count = 0;
+	uint64_t count = 0, empty;
 	struct index *ix;
 	size_t step, k;
 
 	rng_start(&rng, "index_behaves_as_an_array");
 	model_make(m, KEYS, _i);
 	ck_assert_int_eq(index_create(rng_next(&rng), &ix), 0);
+	empty = index_bytes(ix);
 	for (step = 0; step < STEPS; step++) {
 		/* A slow tide of sizes, so that it grows and shrinks. */
 		k = rng_below(&rng, KEYS);
 		if (rng_below(&rng, STEPS) > step * 9 / 10) {
-			m[k].value = value_random();
+			m[k].value = value_random(ix);
 			count += !m[k].there;
 			m[k].there = true;
 			if (index_put(ix, m[k].hash, &m[k].value))
@@ -89,6 +114,10 @@ START_TEST(index_behaves_as_an_array)
 			m[k].there = false;
 			index_remove(ix, m[k].hash);
 		}
+		if (rng_below(&rng, 1000) == 0)
+			count -= model_leave(ix, m, KEYS);
+		if (rng_below(&rng, 3000) == 0)
+			index_sweep(ix);
 		same(ix, &m[rng_below(&rng, KEYS)]);
 		if (index_count(ix) != count)
 			ck_abort_msg("count is wrong at step %zu", step);
@@ -99,8 +128,10 @@ START_TEST(index_behaves_as_an_array)
 		same(ix, &m[k]);
 	for (k = 0; k < KEYS; k++)
 		index_remove(ix, m[k].hash);
+	while (!index_is_swept(ix))
+		index_sweep(ix);
 	ck_assert_uint_eq(index_count(ix), 0);
-	ck_assert_uint_lt(index_bytes(ix), 8192); /* it shrank */
+	ck_assert_uint_eq(index_bytes(ix), empty); /* it shrank */
 	index_destroy(ix);
 }
 END_TEST
@@ -131,14 +162,33 @@ START_TEST(index_extreme_values_survive)
 }
 END_TEST
 
+#define MANY 300000u
+
+static void slot_3_is_gone(const struct index *ix, uint64_t gone)
+{
+	struct index_value v;
+	uint64_t h;
+
+	ck_assert_uint_eq(index_count(ix), MANY - gone);
+	ck_assert(index_is_sound(ix));
+	for (h = 1; h <= MANY; h++) {
+		bool is_gone = h % 11 != 0 && h % 7 == 3;
+
+		ck_assert_int_eq(
+			index_get(ix, h * 0x9e3779b97f4a7c15ULL >> 16, &v),
+			is_gone ? -ENOENT : 0);
+	}
+}
+
 START_TEST(index_forgets_a_member_and_no_other)
 {
 	struct index_value v = {0};
 	uint64_t h, gone = 0;
+	unsigned sweeps = 0;
 	struct index *ix;
 
 	ck_assert_int_eq(index_create(99, &ix), 0);
-	for (h = 1; h <= 20000; h++) {
+	for (h = 1; h <= MANY; h++) {
 		v = (struct index_value){.slot = (uint32_t)(h % 7), .page = h};
 		if (h % 11 == 0)
 			v = (struct index_value){.is_frame = true, .frame = 3};
@@ -147,16 +197,44 @@ START_TEST(index_forgets_a_member_and_no_other)
 		ck_assert_int_eq(
 			index_put(ix, h * 0x9e3779b97f4a7c15ULL >> 16, &v), 0);
 	}
-	ck_assert_uint_eq(index_remove_slot(ix, 3), gone);
-	ck_assert_uint_eq(index_count(ix), 20000 - gone);
-	ck_assert(index_is_sound(ix));
-	for (h = 1; h <= 20000; h++) {
-		bool is_gone = h % 11 != 0 && h % 7 == 3;
-
-		ck_assert_int_eq(
-			index_get(ix, h * 0x9e3779b97f4a7c15ULL >> 16, &v),
-			is_gone ? -ENOENT : 0);
+	index_leave(ix, 3, gone);
+	while (!index_is_swept(ix)) {
+		ck_assert(!index_slot_is_free(ix, 3));
+		slot_3_is_gone(ix, gone);
+		index_sweep(ix);
+		sweeps++;
 	}
+	ck_assert_uint_ge(sweeps, 3); /* no walk over all of it at once */
+	ck_assert(index_slot_is_free(ix, 3));
+	slot_3_is_gone(ix, gone);
+	index_destroy(ix);
+}
+END_TEST
+
+START_TEST(index_takes_new_content_where_a_member_left_it)
+{
+	struct index_value v = {.slot = 3, .page = 7}, w = {.slot = 4};
+	struct index *ix;
+	uint64_t h;
+
+	ck_assert_int_eq(index_create(99, &ix), 0);
+	for (h = 1; h <= 100; h++)
+		ck_assert_int_eq(index_put(ix, h << 40, &v), 0);
+	index_leave(ix, 3, 100);
+	for (h = 1; h <= 50; h++)
+		ck_assert_int_eq(index_put(ix, h << 40, &w), 0);
+	index_remove(ix, (uint64_t)60 << 40); /* not there: nothing happens */
+	ck_assert_uint_eq(index_count(ix), 50);
+	ck_assert(index_is_sound(ix));
+	while (!index_is_swept(ix))
+		index_sweep(ix);
+	ck_assert(index_is_sound(ix));
+	ck_assert_uint_eq(index_count(ix), 50);
+	for (h = 1; h <= 100; h++)
+		ck_assert_int_eq(index_get(ix, h << 40, &v),
+				 h <= 50 ? 0 : -ENOENT);
+	index_leave(ix, 9, 0); /* had none: free at once */
+	ck_assert(index_is_swept(ix) && index_slot_is_free(ix, 9));
 	index_destroy(ix);
 }
 END_TEST
@@ -260,6 +338,7 @@ int main(void)
 	tcase_add_loop_test(tc, index_behaves_as_an_array, 0, 2);
 	tcase_add_test(tc, index_extreme_values_survive);
 	tcase_add_test(tc, index_forgets_a_member_and_no_other);
+	tcase_add_test(tc, index_takes_new_content_where_a_member_left_it);
 	tcase_add_test(tc, index_costs_16_bytes_a_page_at_most);
 	tcase_add_test(tc, holds_behave_as_an_array);
 	tcase_add_test(tc, holds_refuse_what_does_not_fit);
