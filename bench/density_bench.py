@@ -39,8 +39,9 @@ KSM_ITEM = 64  # bytes of struct ksm_rmap_item, one for each page looked at
 # scale: a second of the bench stands for so many of a desktop's (tenant.c).
 QUICK = {"one_in": 2, "budget": 1600 * MIB, "scale": 10, "settle": 14,
          "window": 6, "alone": 4, "step": 4, "repetitions": 1}
-FULL = {"one_in": 1, "budget": 4096 * MIB, "scale": 4, "settle": 75,
-        "window": 15, "alone": 15, "repetitions": 3}
+FULL = {"one_in": 1, "budget": 3072 * MIB, "scale": 8, "settle": 24,
+        "window": 8, "alone": 6, "step": 4, "repetitions": 3}
+LEFT = 3  # seconds to settle in where nobody has come
 
 
 class Plain:
@@ -246,7 +247,9 @@ class Host:
 
     def settle(self, headroom):
         """Down to the budget in equal steps; then it is the limit."""
-        steps = self.bench.plan["settle"] - self.bench.plan["window"]
+        steps = LEFT
+        if headroom:
+            steps = self.bench.plan["settle"] - self.bench.plan["window"]
         for left in range(steps - 1, -1, -1):
             self.limit_for_a_second(headroom * left // steps)
 
@@ -307,21 +310,24 @@ class Host:
         return self.attempt(wanted - len(self.tenants))
 
     def climb(self, good, step):
-        """The most that do, known to be `good` at least: up by steps, down
-        again one by one, and at last up as a host fills, by one newcomer at a
-        time."""
-        count = good
-        while count < MOST and self.does(min(count + step, MOST)):
-            count = good = min(count + step, MOST)
-        if step == 1 or count == MOST:
-            return count
-        count += step - 1
-        while count > good and not self.does(count):
-            count -= 1
-        self.fall_back(count)
-        while count < MOST and self.does(count + 1):
-            count += 1
-        return count
+        """The most that do, known to be `good` at least: up by steps, between
+        the last two by halves, and at last up as a host fills, by one newcomer
+        at a time."""
+        bad, came = MOST + 1, 1
+        while good + 1 < bad:
+            count = min(good + step, MOST)
+            if count >= bad:
+                count = (good + bad) // 2
+            if self.does(count):
+                good = count
+            else:
+                bad, came = count, count - good
+                self.fall_back(good)
+        if came == 1:
+            return good
+        while good < MOST and self.does(good + 1):
+            good += 1
+        return good
 
 
 def alone(bench):

@@ -256,7 +256,7 @@ def guest_measure(args, state, rivals, repetitions, res):
 
 def run(args):
     kernel.need_root()
-    repetitions = 11 if args.full else 5
+    repetitions = 9 if args.full else 5
     path = os.path.join(args.build, "bench", "fault.swap")
     with kernel.Kernel() as state:
         touch = Touch(args, state)

@@ -322,7 +322,7 @@ def steady(bench, memory, full):
 
 def curves(bench, memory, fast, full):
     """How far KSM gets at the settings people have."""
-    limit = 120 if full else 6
+    limit = 60 if full else 6
     lines = {"Tidepool": curve_points(fast[0]),
              "KSM fastest": curve_points(fast[1])}
     for name, settings in (("KSM default", KSM_DEFAULT),

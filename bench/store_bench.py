@@ -289,9 +289,9 @@ def swap(store, result, algorithm, repetitions):
 
 def run(args):
     need_root()
-    count = 131072 if args.full else 16384
+    count = 65536 if args.full else 16384
     churn_count = 2 * count if args.full else 65536
-    repetitions = 9 if args.full else 5
+    repetitions = 7 if args.full else 5
     with Kernel() as kernel, tempfile.TemporaryDirectory(
             prefix="tidepool-bench-") as folder:
         store = Store(args, kernel, folder)

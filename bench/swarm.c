@@ -169,6 +169,12 @@ static uint64_t page_hash(const struct swarm *s, const struct guest *g,
 	return *hash;
 }
 
+/* Of a page that changed: another one each time, as a unique page's. */
+static uint64_t changed_hash(const struct swarm *s, uint64_t number)
+{
+	return (tool_mixed(~s->seed << 32 ^ number) & HASH_MASK) | 1;
+}
+
 /* ---- messages --------------------------------------------------------- */
 
 /* False: the socket takes nothing now. */
@@ -313,10 +319,11 @@ static void messages_take(struct swarm *s, struct guest *g)
 			continue;
 		s->active_ns = tool_now_ns();
 	}
-	if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n == 0)
 		errno = ECONNRESET;
-		tool_fail("hvd ended a connection");
-	}
+	tool_fail("hvd ended a connection");
 }
 
 /* Answers and statistics before new offers. Did anything go out? */
@@ -507,10 +514,7 @@ static void guest_churn(struct swarm *s, struct guest *g, size_t n)
 	for (i = 0; i < n; i++)
 		offer[i] = (struct wire_offer){
 			.page = from[i].page,
-			.hash = (tool_mixed(from[i].page * 1000003 + g->number +
-					    s->count.offers) &
-				 HASH_MASK) |
-				1,
+			.hash = changed_hash(s, s->count.offers + i),
 			.was = page_hash(s, g, from[i].page)};
 	message_send_surely(s, g, WIRE_OFFER, n * sizeof(*offer));
 	g->kept_count -= n;
