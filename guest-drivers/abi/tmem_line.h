@@ -123,7 +123,7 @@ struct line_stats {
 	line_u64 cache_hits, cache_misses, cache_flushes;
 	line_u64 wait_ns;	    /* of threads that waited for an answer */
 	line_u64 refaults;	    /* workingset_refault_file + _anon */
-	line_u64 psi_some_permille; /* of time, 10 s average; 0: unknown */
+	line_u64 psi_some_permille; /* of time, 10 s; 0: none or unknown */
 	line_u64 offer_pages;	    /* it can do without, now; not a counter */
 	line_u64 reserved[19];
 };

@@ -27,6 +27,7 @@
 #include "cache.h"
 #include "compat.h"
 #include "line.h"
+#include "psi.h"
 #include "stats.h"
 #include "swap.h"
 
@@ -93,6 +94,7 @@ static struct pci_driver tm_driver = {
 	.id_table = tm_ids,
 	.probe = tm_probe,
 	.remove = tm_remove,
+	.groups = tm_psi_groups,
 	.driver.pm = pm_sleep_ptr(&tm_pm),
 };
 

@@ -11,9 +11,11 @@
  * small part with each quiet look. So a guest that was squeezed too hard asks
  * for room within seconds and gives it up again within minutes.
  *
- * PSI would tell the same in time lost instead of pages; the kernel does not
- * export it to modules.
+ * While processes wait for memory (psi.h) the offer is 0, whatever is
+ * available, and with each look the reserve grows by the part of the time that
+ * they wait.
  */
+#include <linux/math64.h>
 #include <linux/minmax.h>
 #include <linux/mm.h>
 
@@ -34,23 +36,24 @@ static u64 reserve_least(void)
 	return max_t(u64, RESERVE_LEAST, totalram_pages() / RESERVE_SHARE);
 }
 
-static void reserve_learn(u64 refaults)
+static void reserve_learn(u64 refaults, u32 psi)
 {
 	u64 missing = refaults - min(refaults, refaults_seen);
 	u64 next = reserve - reserve / DECAY;
 
-	if (missing > QUIET)
-		next = reserve + missing * REFAULT_COST;
+	if (missing > QUIET || psi)
+		next = reserve + missing * REFAULT_COST +
+		       div_u64(reserve * psi, 1000);
 	refaults_seen = refaults;
 	reserve = clamp_t(u64, next, reserve_least(), totalram_pages());
 }
 
-u64 tm_offer(u64 most, u64 refaults)
+u64 tm_offer(u64 most, u64 refaults, u32 psi)
 {
 	long available = si_mem_available();
 
-	reserve_learn(refaults);
-	if (available <= 0 || available <= reserve)
+	reserve_learn(refaults, psi);
+	if (psi || available <= 0 || available <= reserve)
 		return 0;
 	return min_t(u64, available - reserve, most);
 }

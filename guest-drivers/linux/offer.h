@@ -9,8 +9,9 @@
 
 /*
  * Pages, besides those in the balloon already, at most most. To be called every
- * few seconds, by one caller, with the refaults counted since boot.
+ * few seconds, by one caller, with the refaults counted since boot, and how
+ * many thousandths of the time processes wait for memory now: if any, it is 0.
  */
-u64 tm_offer(u64 most, u64 refaults);
+u64 tm_offer(u64 most, u64 refaults, u32 psi);
 
 #endif

@@ -5,9 +5,10 @@
  *
  * The host's copy is written by a deferrable work item, started by whoever
  * changed something and at rest when nothing changes: an idle guest is not
- * woken for it. Only while the host would like pages back (balloon_pages) does
- * it go on by itself, since what can be spared changes without us; and even
- * then it does not wake a processor that sleeps.
+ * woken for it. It goes on by itself only while the host would like pages back
+ * (balloon_pages), since what can be spared changes without us, and under
+ * memory pressure, since word of that grows old; and even then it does not wake
+ * a processor that sleeps.
  */
 #include <linux/debugfs.h>
 #include <linux/module.h>
@@ -18,6 +19,7 @@
 
 #include "line.h"
 #include "offer.h"
+#include "psi.h"
 #include "stats.h"
 
 #define PUBLISH_AFTER (5 * HZ)
@@ -63,7 +65,6 @@ static u64 refaults_read(void)
 	       global_node_page_state(WORKINGSET_REFAULT_ANON);
 }
 
-/* psi_some_permille stays 0: the kernel keeps PSI from modules. */
 static void stats_fill(struct line_stats *out)
 {
 	memset(out, 0, sizeof(*out));
@@ -79,6 +80,7 @@ static void stats_fill(struct line_stats *out)
 	out->cache_flushes = tm_counter_read(TM_CACHE_FLUSHES);
 	out->wait_ns = tm_counter_read(TM_WAIT_NS);
 	out->refaults = refaults_read();
+	out->psi_some_permille = tm_psi_now();
 	out->offer_pages = offered;
 }
 
@@ -86,12 +88,13 @@ static void publish_run(struct work_struct *work)
 {
 	struct tm_settings settings;
 	struct line_stats stats;
+	u32 psi = tm_psi_now();
 
 	tm_line_settings(&settings);
-	offered = tm_offer(settings.balloon_pages, refaults_read());
+	offered = tm_offer(settings.balloon_pages, refaults_read(), psi);
 	stats_fill(&stats);
 	tm_line_stats(&stats);
-	if (settings.balloon_pages)
+	if (settings.balloon_pages || psi)
 		tm_stats_wake();
 }
 
@@ -101,12 +104,18 @@ void tm_stats_wake(void)
 		schedule_delayed_work(&publish, PUBLISH_AFTER);
 }
 
+void tm_stats_now(void)
+{
+	mod_delayed_work(system_wq, &publish, 0);
+}
+
 static int counters_show(struct seq_file *m, void *unused)
 {
 	unsigned int i;
 
 	for (i = 0; i < TM_COUNTERS; i++)
 		seq_printf(m, "%s %llu\n", names[i], tm_counter_read(i));
+	seq_printf(m, "psi_some_permille %u\n", tm_psi_now());
 	seq_printf(m, "offer_pages %llu\n", offered);
 	seq_printf(m, "epoch %u\n", tm_line_epoch());
 	return 0;

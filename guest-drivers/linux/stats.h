@@ -60,6 +60,8 @@ extern struct dentry *tm_debugfs;
 
 /* Something changed: the host is to hear of it within a few seconds. */
 void tm_stats_wake(void);
+/* At once. */
+void tm_stats_now(void);
 
 int tm_stats_init(void);
 void tm_stats_exit(void);
