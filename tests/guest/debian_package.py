@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The package for Debian guests, in a Debian 12 with systemd: installing it is
-all that swapping to the host takes, a line in a list all that the cache takes;
-it survives reboots, is no trouble where there is no device, and goes without a
+all that swapping to the host takes, and telling it of memory pressure, a line in a
+list all that the cache takes; it survives reboots, is no trouble where there is no device, and goes without a
 trace.
 """
 
@@ -49,10 +49,18 @@ def swaps_to_the_host(m):
     sums = text.split()[::2]
     check(len(sums) == 2 and sums[0] == sums[1], f"read differently: {text}")
     wait_for("24 MiB to be at the host", lambda: m.host_pages() >= 24 << 8, 5)
+    wait_for("word of that", lambda: m.host()["driver_psi_permille"], 15)
     pages = m.host_pages()
     m.run("rm /dev/shm/f")
     wait_for("the host to hold fewer", lambda: m.host_pages() < pages // 4, 20)
     return pages
+
+
+def tells_of_pressure(m):
+    """Its service runs, as it was started."""
+    text = m.run("systemctl show -P ActiveState -P NRestarts "
+                 "tidepool-tmem-pressure")
+    check(sorted(text.split()) == ["0", "active"], f"the service: {text}")
 
 
 def file_is_right(m):
@@ -87,10 +95,12 @@ def installing_is_enough():
     m.power_off()
 
     m = Debian("deb", root, hvd, SWAP, [data])
+    tells_of_pressure(m)
     say(f"swap: {swaps_to_the_host(m)} pages were at the host")
     say(f"cache: {reads_through_the_cache(m)} pages came from the host")
     m.reboot()
     say(f"swap, rebooted: {swaps_to_the_host(m)} pages were at the host")
+    tells_of_pressure(m)
     say(f"cache: {reads_through_the_cache(m)} pages came from the host")
     m.run("umount /srv && tmem-cache off data")
     purges(m)

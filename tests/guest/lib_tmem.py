@@ -24,7 +24,9 @@ KERNEL = os.environ.get("TMEM_KERNEL", "6.1")
 MODULE = os.environ.get("TMEM_MODULE")
 LONG = os.environ.get("TMEM_LONG", "0") not in ("", "0")
 MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "dm_mod")
-PROGRAMS = ("hog", "verify", "records", "vandal", "storm")
+PROGRAMS = {p: f"tests/guest/{p}.c" for p in
+            ("hog", "verify", "records", "vandal", "storm")}
+PROGRAMS["tmem-pressure"] = "guest-drivers/linux/package/tmem-pressure.c"
 VECTORS = 17
 DEBUG = "/sys/kernel/debug/tidepool_tmem"
 DM = "dmsetup --noudevrules --noudevsync"
@@ -46,9 +48,8 @@ def boot_files(binaries=()):
         out = os.path.join(lib.BUILD, "guest")
         os.makedirs(out, exist_ok=True)
         name = "-".join(["tmem", *key])
-        programs = {p: f"tests/guest/{p}.c" for p in PROGRAMS}
         _made[key] = kernel, shell_guest.initrd_make(
-            shell_guest.Parts(kernel, programs=programs, modules=MODULES,
+            shell_guest.Parts(kernel, programs=PROGRAMS, modules=MODULES,
                               kos=[MODULE or lib.rig("module.sh", KERNEL)],
                               load=False,
                               binaries=["/sbin/dmsetup", *binaries]),
