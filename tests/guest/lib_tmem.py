@@ -7,8 +7,8 @@ QEMU, serves the line; with line=PATH it gets the device alone, and who
 listens on PATH serves it. The driver is not loaded at boot: tests do that
 (driver_load), since many of them are about when it comes and goes.
 
-Environment: TMEM_KERNEL (6.1), TMEM_LONG=1 for long forms, TMEM_MODULE: a
-tidepool_tmem.ko built for that kernel before.
+Environment: TMEM_KERNEL (6.1, or another of tests/rig/kernel.sh), TMEM_LONG=1
+for long forms, TMEM_MODULE: a tidepool_tmem.ko built for that kernel before.
 """
 
 import hashlib
@@ -27,6 +27,8 @@ MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "dm_mod")
 PROGRAMS = {p: f"tests/guest/{p}.c" for p in
             ("hog", "verify", "records", "vandal", "storm")}
 PROGRAMS["tmem-pressure"] = "guest-drivers/linux/package/tmem-pressure.c"
+# MiB that a kernel takes for itself more than 6.1 does.
+TAKES_MORE = {"6.1-full": 20}
 VECTORS = 17
 DEBUG = "/sys/kernel/debug/tidepool_tmem"
 DM = "dmsetup --noudevrules --noudevsync"
@@ -112,8 +114,8 @@ def ctl(hvd, *words):
 
 
 class Machine:
-    """One guest; tmem and swap: the most its client may hold, and the size of
-    its swap device, in MiB. Without hvd and line it has no such device.
+    """One guest; ram: less what its kernel takes more than 6.1; tmem and swap: the
+    most its client may hold, and the size of its swap device, in MiB. Without hvd and line it has no such device.
 
     boot: a folder with vmlinuz and initrd, of a guest with another root, and
     more: QEMU's arguments for that."""
@@ -126,6 +128,7 @@ class Machine:
         self.console = os.path.join(lib.work, name + ".console")
         kernel, initrd = (boot, boot + "/initrd") if boot \
             else boot_files(binaries)
+        ram += 0 if boot else TAKES_MORE.get(KERNEL, 0)
         path = os.path.join(lib.work, name + ".sh")
         if os.path.exists(path):
             os.unlink(path)

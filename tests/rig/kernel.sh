@@ -1,26 +1,29 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# kernel.sh 6.1|6.12: prints the folder with that Debian cloud kernel, fetching
+# kernel.sh 6.1|6.1-full|6.12: prints the folder with that Debian kernel, fetching
 # and unpacking it into build/rig on first use:
 #
 #   build/rig/kernel-6.1/vmlinuz
 #   build/rig/kernel-6.1/lib/modules/VERSION/   (depmod has run)
 #
-# 6.1 is Debian 12's own and has no UFFDIO_MOVE; 6.12 is from bookworm-backports,
-# read through a private apt configuration under build/, so the machine's own
-# sources stay as they are. Exit code 77: that kernel cannot be had here.
+# They are the smaller ones, for clouds; -full is the other, linux-image-amd64. 6.1
+# is Debian 12's own and has no UFFDIO_MOVE; 6.12 is from bookworm-backports, read
+# through a private apt configuration under build/, so the machine's own sources
+# stay as they are. Exit code 77: that kernel cannot be had here.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-flavour=${1:?usage: kernel.sh 6.1|6.12}
+target=${1:?usage: kernel.sh 6.1|6.1-full|6.12}
+flavour=${target%-full}
 rig=$PWD/build/rig
-out=$rig/kernel-$flavour
+out=$rig/kernel-$target
 . tests/rig/apt.sh
 
-case $flavour in
-6.1 | 6.12) ;;
+case $target in
+6.1 | 6.12) meta=linux-image-cloud-amd64 ;;
+6.1-full) meta=linux-image-amd64 ;;
 *)
-	echo "kernel: no kernel $flavour here, only 6.1 and 6.12" >&2
+	echo "kernel: no kernel $target here, only 6.1, 6.1-full and 6.12" >&2
 	exit 1
 	;;
 esac
@@ -41,9 +44,10 @@ say() {
 	echo "kernel: $*" >&2
 }
 
-# The package behind the metapackage: linux-image-VERSION-cloud-amd64.
+# The package behind the metapackage: linux-image-VERSION-cloud-amd64, or without
+# cloud.
 package() {
-	apt-cache "${private[@]}" depends linux-image-cloud-amd64 2>/dev/null |
+	apt-cache "${private[@]}" depends $meta 2>/dev/null |
 		awk '$1 == "Depends:" && $2 ~ /^linux-image-[0-9]/ { print $2 }' |
 		head -1
 }
@@ -54,18 +58,18 @@ fetch() {
 	[ -n "$name" ] || return 1
 	say "fetching $name"
 	apt_download "$rig/cache" "$name" \
-		>"$rig/kernel-$flavour.log" 2>&1 || return 1
+		>"$rig/kernel-$target.log" 2>&1 || return 1
 	deb=$(find "$rig/cache" -name "${name}_*.deb" | sort -V | tail -1)
 	[ -n "$deb" ]
 }
 
 deb=
 if ! apt_try fetch; then
-	say "Debian's kernel $flavour is not reachable from here"
+	say "Debian's kernel $target is not reachable from here"
 	exit 77
 fi
 
-tmp=$rig/kernel-$flavour.tmp
+tmp=$rig/kernel-$target.tmp
 rm -rf "$tmp" "$out"
 mkdir -p "$tmp"
 dpkg-deb -x "$deb" "$tmp" || exit 1

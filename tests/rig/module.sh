@@ -7,9 +7,6 @@
 #
 #   build/rig/module-6.1/linux/tidepool_tmem.ko
 #
-# That kernel is Debian's smaller one, for clouds; -full is the other of the same
-# version, linux-image-amd64.
-#
 # A copy of the sources is built, so the tree stays clean. Of the headers'
 # packages (fetched into build/rig, nothing is installed) only the version of
 # the rig's kernel will do. Exit code 77: the headers cannot be had here.
@@ -18,10 +15,10 @@ cd "$(dirname "$0")/../.." || exit 1
 target=${1:?usage: module.sh 6.1|6.1-full|6.12}
 flavour=${target%-full}
 rig=$PWD/build/rig
-kdir=$(tests/rig/kernel.sh "$flavour") || exit $?
+kdir=$(tests/rig/kernel.sh "$target") || exit $?
 version=$(basename "$kdir"/lib/modules/*)
-release=${version%-cloud-amd64}
-[ "$target" = "$flavour" ] || version=$release-amd64
+release=${version%-amd64}
+release=${release%-cloud}
 headers=$rig/headers-$target
 out=$rig/module-$target
 . tests/rig/apt.sh
