@@ -6,7 +6,7 @@
  *
  *   fault_touch ours|swap [--mib N] [--threads N] [--order random|sequential]
  *               [--handlers N] [--seed N] [--touches N] [--gap MICROSECONDS]
- *               [--poll MICROSECONDS]
+ *               [--poll MICROSECONDS] [--codec zstd|lz4]
  *
  *   ours   the pages are in the manager's store: a touch is a userfaultfd
  *          message, answered by a thread of the manager (hv/mm, as in a VMM)

@@ -6,6 +6,7 @@
  *
  *   kvm_touch ours|swap [--mib N] [--order random|sequential] [--handlers N]
  *             [--seed N] [--touches N] [--poll MICROSECONDS]
+ *             [--codec zstd|lz4]
  *
  * First while all of it is there: what a guest pays for the first touch of any
  * page, its exit and KVM's own tables ("first_"). Then all is compressed, and

@@ -61,10 +61,13 @@ bool cold_option(struct cold *c, const char *name, const char *value)
 		c->touches = n;
 	else if (!strcmp(name, "--seed"))
 		c->seed = n;
+	else if (!strcmp(name, "--codec") && !strcmp(value, "lz4"))
+		c->lz4 = true;
 	else if (!strcmp(name, "--order") && !strcmp(value, "sequential"))
 		c->sequential = true;
 	else
-		return !strcmp(name, "--order") && !strcmp(value, "random");
+		return (!strcmp(name, "--order") && !strcmp(value, "random")) ||
+		       (!strcmp(name, "--codec") && !strcmp(value, "zstd"));
 	return true;
 }
 
@@ -165,6 +168,7 @@ static void ours_begin(struct cold *c)
 		.uffd_device = -1,
 		.fault_threads = c->handlers,
 		.fault_poll_ns = c->poll_us * (uint64_t)1000,
+		.dense = !c->lz4,
 	};
 	int rc;
 

@@ -10,6 +10,7 @@ struct mm;
 struct cold {
 	bool ours; /* or the kernel's swap */
 	bool sequential;
+	bool lz4; /* ours, without the denser codec */
 	size_t pages;
 	size_t touches; /* of all pages; 0: each */
 	unsigned handlers;
@@ -30,8 +31,8 @@ struct cold_took {
 /* The defaults. False: side is neither "ours" nor "swap". */
 bool cold_init(struct cold *c, const char *side);
 /*
- * --mib, --touches, --handlers, --poll, --seed, --order. False: not one of
- * these, or not with this value.
+ * --mib, --touches, --handlers, --poll, --seed, --order, --codec. False: not
+ * one of these, or not with this value.
  */
 bool cold_option(struct cold *c, const char *name, const char *value);
 

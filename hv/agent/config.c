@@ -105,6 +105,15 @@ static int switch_set(const char *text, void *field, size_t room)
 	return 0;
 }
 
+static int codec_set(const char *text, void *field, size_t room)
+{
+	(void)room;
+	if (strcmp(text, "zstd") && strcmp(text, "lz4"))
+		return -EINVAL;
+	*(bool *)field = !strcmp(text, "zstd");
+	return 0;
+}
+
 static int queues_set(const char *text, void *field, size_t room)
 {
 	uint64_t n;
@@ -194,6 +203,7 @@ static const struct word {
 	{"qmp", "TIDEPOOL_QMP", "an absolute path", path_set, FIELD(qmp)},
 	{"store", "TIDEPOOL_STORE", "a size, or a percentage of guest RAM",
 	 store_set, 0, 0},
+	{"codec", "TIDEPOOL_CODEC", "zstd or lz4", codec_set, FIELD(dense)},
 	{"swap", "TIDEPOOL_SWAP", "an absolute path", path_set, FIELD(swap)},
 	{"swap_size", "TIDEPOOL_SWAP_SIZE", "a size such as 2G", size_set,
 	 FIELD(swap_bytes)},
@@ -351,6 +361,7 @@ int config_load(config_env_fn *env, const char *guess, struct config *out,
 {
 	struct config c = {.run_dir = "/run/tidepool",
 			   .shares = 1000,
+			   .dense = true,
 			   .poll_us = 50,
 			   .tmem_cache = true,
 			   .tmem_queues = 2,

@@ -24,6 +24,7 @@ struct config {
 	uint64_t store_bytes;	/* used if store_percent is 0 */
 	uint32_t store_percent; /* of guest RAM */
 	uint32_t shares;
+	bool dense;	  /* cold pages by zstd, not LZ4 */
 	uint32_t poll_us; /* of a thread that answers, while it is busy */
 
 	/* The guest's own driver; see hv/agent/port.h. */

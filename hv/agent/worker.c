@@ -225,6 +225,7 @@ static int manager_create(struct worker *w, int uffd_device)
 		.uffd_device = -1,
 		.fault_poll_ns = w->config.poll_us * (uint64_t)1000,
 		.store_bytes = store_bytes(&w->config),
+		.dense = w->config.dense,
 		.swap_path = swap_path(w),
 		.swap_bytes = w->config.swap_bytes,
 	};

@@ -20,6 +20,7 @@
 #define HV_MM_CORE_H
 
 #include "hv/base/probe.h"
+#include "hv/mm/dense.h"
 #include "hv/mm/histogram.h"
 #include "hv/mm/map.h"
 #include "hv/mm/mm.h"
@@ -85,6 +86,7 @@ struct mm {
 	bool store_is_own;
 	struct tmem_client *client;
 	int store_pool;
+	struct dense *dense; /* NULL: LZ4 alone */
 	struct swap *swap;
 
 	uint8_t *window;

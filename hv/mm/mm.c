@@ -53,11 +53,28 @@ static void bench_destroy(struct mm *mm, uint8_t *bench, size_t bytes)
 		mm->host->unmap(bench, bytes);
 }
 
+static unsigned fault_threads(const struct mm_config *config)
+{
+	return config->fault_threads ? config->fault_threads
+				     : FAULT_THREADS_DEFAULT;
+}
+
 static void store_destroy(struct mm *mm)
 {
 	tmem_client_destroy(mm->client);
 	if (mm->store_is_own)
 		tmem_destroy(mm->tm);
+	dense_destroy(mm->dense);
+}
+
+/* One reader for each thread that answers faults, and one for the worker. */
+static int dense_begin(struct mm *mm, const struct mm_config *config)
+{
+	int rc = dense_create(config->host, fault_threads(config) + 1,
+			      &mm->dense);
+
+	return rc < 0 ? rc
+		      : tmem_client_dense(mm->client, dense_ops(mm->dense));
 }
 
 static int store_create(struct mm *mm, const struct mm_config *config)
@@ -81,6 +98,9 @@ static int store_create(struct mm *mm, const struct mm_config *config)
 		return rc;
 	}
 	mm->store_pool = rc;
+	rc = config->dense ? dense_begin(mm, config) : 0;
+	if (rc < 0)
+		log_warn("no denser codec for cold pages (%d): LZ4 it is", rc);
 	return 0;
 }
 
@@ -121,9 +141,7 @@ static int core_init(struct mm *mm, const struct mm_config *config)
 		goto drop_window;
 	swap_open(mm, config);
 	reclaim_init(mm);
-	rc = fault_threads_start(mm, config->fault_threads
-					     ? config->fault_threads
-					     : FAULT_THREADS_DEFAULT);
+	rc = fault_threads_start(mm, fault_threads(config));
 	if (rc < 0)
 		goto drop_store;
 	return 0;
@@ -362,7 +380,7 @@ static void stats_faults(struct mm *mm, struct mm_stats *out)
 uint64_t mm_metadata_bytes(const struct mm *mm)
 {
 	return map_metadata(&mm->map) + sizeof(*mm) +
-	       mm->fault_threads * sizeof(*mm->fault) +
+	       mm->fault_threads * sizeof(*mm->fault) + dense_bytes(mm->dense) +
 	       mm->count.vmas * VMA_BYTES;
 }
 

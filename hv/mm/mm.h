@@ -29,6 +29,7 @@ struct mm_config {
 	uint64_t fault_poll_ns; /* look for the next so long; 0: never */
 	struct tmem *store;	/* the caller's; NULL: one of mm's own */
 	uint64_t store_bytes;	/* cap of its client there; 0: none */
+	bool dense;		/* cold pages by zstd, not LZ4 */
 	const char *swap_path;	/* NULL: no swap file */
 	uint64_t swap_bytes;	/* its largest size */
 };

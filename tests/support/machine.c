@@ -7,6 +7,7 @@
 #include "tests/support/fault_host.h"
 
 #include <check.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -50,6 +51,7 @@ void machine_start(const char *swap, uint64_t store_bytes)
 		.uffd_device = -1,
 		.fault_poll_ns = machine.poll_ns,
 		.store_bytes = store_bytes,
+		.dense = true,
 		.swap_path = swap,
 		.swap_bytes = swap ? MACHINE_BYTES : 0,
 	};
@@ -63,6 +65,7 @@ void machine_start(const char *swap, uint64_t store_bytes)
 				  ~(CHUNK_BYTES - 1));
 	madvise(machine.ram, MACHINE_BYTES, MADV_NOHUGEPAGE);
 	fault_host_reset(machine.features);
+	fault_host_fail(machine.fail_at, -ENOMEM);
 	rc = mm_create(&config, &machine.mm);
 	ck_assert_int_eq(rc, 0);
 	ck_assert_int_eq(mm_range_add(machine.mm, hva_of(machine.ram),

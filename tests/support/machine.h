@@ -22,6 +22,7 @@ struct machine {
 	int refs[MACHINE_POOL_PAGES]; /* granted less released */
 	unsigned features;	      /* that the kernel is allowed to have */
 	uint64_t poll_ns;	      /* of its fault threads */
+	unsigned long fail_at; /* call of the host at its start; 0: none */
 };
 
 extern struct machine machine;

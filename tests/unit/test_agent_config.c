@@ -78,6 +78,7 @@ START_TEST(nothing_given_is_built_in)
 	ck_assert_str_eq(c.run_dir, "/run/tidepool");
 	ck_assert_uint_eq(c.shares, 1000);
 	ck_assert_uint_eq(c.poll_us, 50);
+	ck_assert(c.dense);
 	ck_assert_uint_eq(c.store_percent, 50);
 	ck_assert_uint_eq(c.limit_bytes, 0);
 }
@@ -90,7 +91,7 @@ START_TEST(environment_beats_own_section_beats_default)
 	file_make("[vm desk1]\ndomain = mine\nshares = 5\n"
 		  "[vm desk2]\ndomain = other\nshares = nonsense\n"
 		  "[default]\ndomain = all\nshares = 4\nlimit = 1G\n"
-		  "store = 25%\nlog = debug\n");
+		  "store = 25%\nlog = debug\ncodec = lz4\n");
 	env_add("TIDEPOOL_SHARES", "6");
 	env_add("TIDEPOOL_RESERVATION", "512MiB");
 	ck_assert_msg(load(&c) == 0, "%s", why);
@@ -99,6 +100,7 @@ START_TEST(environment_beats_own_section_beats_default)
 	ck_assert_uint_eq(c.limit_bytes, (uint64_t)1 << 30);
 	ck_assert_uint_eq(c.reservation_bytes, (uint64_t)512 << 20);
 	ck_assert_uint_eq(c.store_percent, 25);
+	ck_assert(!c.dense);
 	ck_assert(c.debug);
 }
 END_TEST
@@ -154,6 +156,7 @@ START_TEST(errors_name_their_line)
 		":2: tmem_cache: want on or off");
 	refuses("[default]\npoll = 1001\n",
 		":2: poll: want microseconds, 0 to 1000");
+	refuses("[default]\ncodec = zstd9\n", ":2: codec: want zstd or lz4");
 	refuses("[everyone]\nshares = 1\n", ":2: no such section: [everyone]");
 	refuses("shares = 1\n", ":1: no such section: []");
 	refuses("[default]\nshares 1\nlimit = Q\n",

@@ -13,8 +13,18 @@
 
 #include <check.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
+
+/* In the store, by the denser codec. */
+static uint64_t pages_dense(void)
+{
+	struct tmem_stats st;
+
+	mm_store_stats(machine.mm, &st);
+	return st.pages_dense;
+}
 
 START_TEST(cold_pages_are_compressed_and_come_back_whole)
 {
@@ -26,6 +36,7 @@ START_TEST(cold_pages_are_compressed_and_come_back_whole)
 	machine_reclaim();
 	st = machine_stats();
 	ck_assert_uint_gt(st.compressed_pages, MACHINE_PAGES * 9 / 10);
+	ck_assert_uint_eq(pages_dense(), st.compressed_pages);
 	ck_assert_uint_lt(st.store_bytes, MACHINE_BYTES / 2);
 	ck_assert_int_eq(mm_check(machine.mm), 0);
 	for (size_t i = 0; i < MACHINE_PAGES; i++)
@@ -311,6 +322,75 @@ START_TEST(full_store_keeps_pages_in_memory)
 }
 END_TEST
 
+/* Two threads answer faults and all is stored anew: nothing is mixed up. */
+static void *every_other_page_read(void *arg)
+{
+	for (size_t i = (uintptr_t)arg; i < MACHINE_PAGES; i += 2)
+		ck_assert(page_holds(machine_page(i * 7 % MACHINE_PAGES),
+				     i * 7 % MACHINE_PAGES + 1));
+	return NULL;
+}
+
+START_TEST(dense_pages_are_read_while_others_are_stored)
+{
+	pthread_t reader;
+
+	everything_compressed();
+	ck_assert_int_eq(
+		pthread_create(&reader, NULL, every_other_page_read, (void *)1),
+		0);
+	for (int i = 0; i < 3; i++) {
+		machine_scan(5);
+		machine_reclaim();
+	}
+	every_other_page_read(NULL);
+	pthread_join(reader, NULL);
+	ck_assert_int_eq(mm_check(machine.mm), 0);
+	for (size_t i = 0; i < MACHINE_PAGES; i++)
+		ck_assert(page_holds(machine_page(i), i + 1));
+	ck_assert_uint_eq(machine_stats().faults_lost, 0);
+}
+END_TEST
+
+/* ---- without the denser codec ---- */
+
+/* What a manager says that meets a refusal of the n-th thing it asks for. */
+static int rc_without(unsigned long n)
+{
+	struct mm_config config = {
+		.host = &fault_host, .uffd_device = -1, .dense = true};
+	struct mm *mm;
+	int rc;
+
+	fault_host_reset(~0u);
+	fault_host_fail(n, -ENOMEM);
+	rc = mm_create(&config, &mm);
+	ck_assert_uint_ge(fault_host_calls(), n);
+	if (rc == 0)
+		mm_destroy(mm);
+	return rc;
+}
+
+/* One thing only it can do without, and then it does its work by LZ4. */
+START_TEST(without_memory_for_the_codec_pages_go_by_lz4)
+{
+	unsigned long n = 1;
+
+	while (rc_without(n) == -ENOMEM)
+		n++;
+	machine.features = ~0u;
+	machine.fail_at = n;
+	machine_start(NULL, 0);
+	machine_pool_start();
+	everything_compressed();
+	ck_assert_uint_eq(pages_dense(), 0);
+	for (size_t i = 0; i < MACHINE_PAGES; i++)
+		ck_assert(page_holds(machine_page(i), i + 1));
+	ck_assert_int_eq(mm_check(machine.mm), 0);
+	machine_teardown();
+}
+END_TEST
+
 /* ---- the swap file
  * ------------------------------------------------------------------------ */
 
@@ -410,6 +490,7 @@ static TCase *promises(const char *name, void (*start)(void))
 	tcase_add_test(tc, trial_lasts_by_the_rest_between_scans);
 	tcase_add_test(tc, trials_get_shorter_while_nothing_comes_back);
 	tcase_add_test(tc, full_store_keeps_pages_in_memory);
+	tcase_add_test(tc, dense_pages_are_read_while_others_are_stored);
 	return tc;
 }
 
@@ -423,6 +504,7 @@ int main(void)
 	tcase_add_test(alone,
 		       others_in_the_store_are_neither_counted_nor_harmed);
 	tcase_add_test(alone, swap_file_takes_the_coldest_and_gives_them_back);
+	tcase_add_test(alone, without_memory_for_the_codec_pages_go_by_lz4);
 	suite_add_tcase(s, promises("all the kernel has", machine_setup));
 	suite_add_tcase(s, promises("no UFFDIO_MOVE", machine_setup_no_move));
 	suite_add_tcase(s, alone);
