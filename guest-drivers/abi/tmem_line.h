@@ -171,7 +171,7 @@ enum line_op {
  */
 #define LINE_ENOENT  (-2)   /* no such page, or no such pool */
 #define LINE_ENOMEM  (-12)  /* not stored */
-#define LINE_EACCES  (-13)  /* not authorised for this shared pool */
+#define LINE_EACCES  (-13)  /* may not join this shared pool, or not now */
 #define LINE_EBUSY   (-16)  /* frozen, and the key is new */
 #define LINE_EINVAL  (-22)  /* unknown op or flag, count too large */
 #define LINE_ENOSPC  (-28)  /* no pool left */

@@ -27,6 +27,7 @@
 
 #include "hv/base/log.h"
 #include "hv/base/thread.h"
+#include "hv/line/channel.h"
 #include "hv/line/queue.h"
 #include "tmem/tmem.h"
 
@@ -148,6 +149,8 @@ static void guest_leave(struct line *line)
 		queue_pause(&line->queue[i]);
 	for (int pool = 0; pool < TMEM_POOLS_MAX; pool++)
 		(void)tmem_pool_destroy(line->world.client, pool);
+	if (line->world.channel)
+		channel_leave(line->world.channel);
 	queues_clear(line);
 	/* A second queue's finding is of the same life. */
 	atomic_store(&line->broken, false);
@@ -373,6 +376,7 @@ static void queues_init(struct line *line)
 
 static void line_init(struct line *line, const struct line_config *c)
 {
+	line->world.channel = c->channel;
 	line->world.host = c->host ? c->host : &host_real;
 	line->world.entries = c->entries ? c->entries : ENTRIES_DEFAULT;
 	line->world.poll_ns = c->poll_ns;

@@ -17,6 +17,7 @@
 
 #define LINE_VECTORS_MAX (LINE_VECTOR_QUEUE + LINE_QUEUES_MAX)
 
+struct channel;
 struct line;
 struct tmem;
 struct tmem_client;
@@ -38,6 +39,8 @@ typedef void line_kick_fn(void *arg, unsigned vector);
 struct line_config {
 	struct tmem *tm;	     /* the caller's; outlives the line */
 	const char *name;	     /* of the client in it; copied */
+	struct channel *channel;     /* the caller's; NULL: shared pools are
+					those of tm */
 	const struct host_ops *host; /* clock; NULL: host_real */
 	uint32_t queues;	     /* 1 to LINE_QUEUES_MAX; 0: 2 */
 	uint32_t entries;	     /* of a queue, a power of two; 0: 256 */

@@ -50,7 +50,7 @@ static void position_do(struct queue *q, uint32_t position)
 	int32_t result;
 
 	guest_words_fetch(&entry, &q->entry[i], sizeof(entry));
-	result = request_do(q->world->client, &entry,
+	result = request_do(q->world->client, q->world->channel, &entry,
 			    q->slot + (size_t)i * LINE_PAGE_BYTES, &q->count);
 	__atomic_store_n(&q->entry[i].result, result, __ATOMIC_RELAXED);
 }

@@ -15,6 +15,7 @@
 /* What the threads of one line share, and none of it changes. */
 struct queue_world {
 	struct tmem_client *client;
+	struct channel *channel; /* to hvd's shared pools; NULL: none */
 	const struct host_ops *host;
 	uint32_t entries;
 	uint64_t poll_ns;

@@ -3,7 +3,8 @@
  * A request and its result. Ids, flags and indexes go to the store as they
  * are: it refuses what it does not know, and a client reaches nothing but its
  * own pools and the shared ones it was authorised for. Checked here is only
- * what the store has no call for.
+ * what the store has no call for. What is about shared pools goes over the
+ * channel, where there is one: hvd, at its other end, does it here, too.
  *
  * The slot is handed to the store as it lies in the guest's memory. The store
  * reads it once, with no lock held, and writes it without reading back what
@@ -12,6 +13,7 @@
  */
 #include "hv/line/request.h"
 
+#include "hv/line/channel.h"
 #include "tmem/tmem.h"
 
 #include <errno.h>
@@ -59,83 +61,83 @@ static int pool_create(struct tmem_client *client, const struct line_entry *e)
 	return tmem_pool_create(client, (uint32_t)e->pool, uuid);
 }
 
-static int put(struct tmem_client *client, const struct line_entry *e,
-	       const uint8_t *slot, struct line_counts *count)
+/* An index is 32 bits: a range does not wrap. */
+static bool range_fits(const struct line_entry *e)
 {
-	struct tmem_oid oid = oid_of(e);
-	int rc = tmem_put(client, e->pool, &oid, e->index, slot);
-
-	count->puts++;
-	count->puts_refused += rc != 0;
-	return rc;
-}
-
-static int get(struct tmem_client *client, const struct line_entry *e,
-	       uint8_t *slot, struct line_counts *count)
-{
-	struct tmem_oid oid = oid_of(e);
-	int rc = tmem_get(client, e->pool, &oid, e->index, slot);
-
-	count->gets++;
-	count->gets_missed += rc != 0;
-	return rc;
+	return e->count <= LINE_FLUSH_MAX &&
+	       (uint64_t)e->index + e->count <= (uint64_t)UINT32_MAX + 1;
 }
 
 static int flush_range(struct tmem_client *client, const struct line_entry *e)
 {
 	struct tmem_oid oid = oid_of(e);
 
-	/* An index is 32 bits: a range does not wrap. */
-	if (e->count > LINE_FLUSH_MAX ||
-	    (uint64_t)e->index + e->count > (uint64_t)UINT32_MAX + 1)
-		return -EINVAL;
 	for (uint32_t i = 0; i < e->count; i++)
 		tmem_flush_page(client, e->pool, &oid, e->index + i);
 	return 0;
 }
 
-static int flush(struct tmem_client *client, const struct line_entry *e,
-		 struct line_counts *count)
+static int store_do(struct tmem_client *client, const struct line_entry *e,
+		    uint8_t *slot)
 {
 	struct tmem_oid oid = oid_of(e);
 
-	count->flushes++;
-	if (e->op == LINE_OP_FLUSH_RANGE)
-		return flush_range(client, e);
-	if (e->op == LINE_OP_FLUSH_OBJECT)
-		return tmem_flush_object(client, e->pool, &oid);
-	return tmem_flush_page(client, e->pool, &oid, e->index);
-}
-
-int32_t request_do(struct tmem_client *client, const struct line_entry *entry,
-		   uint8_t *slot, struct line_counts *count)
-{
-	int rc;
-
-	count->requests++;
-	switch (entry->op) {
+	switch (e->op) {
 	case LINE_OP_NOP:
 		return 0;
 	case LINE_OP_POOL_CREATE:
-		rc = pool_create(client, entry);
-		break;
+		return pool_create(client, e);
 	case LINE_OP_POOL_DESTROY:
-		rc = tmem_pool_destroy(client, entry->pool);
-		break;
+		return tmem_pool_destroy(client, e->pool);
 	case LINE_OP_PUT:
-		rc = put(client, entry, slot, count);
+		return tmem_put(client, e->pool, &oid, e->index, slot);
+	case LINE_OP_GET:
+		return tmem_get(client, e->pool, &oid, e->index, slot);
+	case LINE_OP_FLUSH_PAGE:
+		return tmem_flush_page(client, e->pool, &oid, e->index);
+	case LINE_OP_FLUSH_OBJECT:
+		return tmem_flush_object(client, e->pool, &oid);
+	case LINE_OP_FLUSH_RANGE:
+		return flush_range(client, e);
+	default:
+		return -EINVAL;
+	}
+}
+
+static void request_count(const struct line_entry *e, int rc,
+			  struct line_counts *count)
+{
+	count->requests++;
+	count->rejects += rc == -EINVAL;
+	switch (e->op) {
+	case LINE_OP_PUT:
+		count->puts++;
+		count->puts_refused += rc != 0;
 		break;
 	case LINE_OP_GET:
-		rc = get(client, entry, slot, count);
+		count->gets++;
+		count->gets_missed += rc != 0;
 		break;
 	case LINE_OP_FLUSH_PAGE:
 	case LINE_OP_FLUSH_OBJECT:
 	case LINE_OP_FLUSH_RANGE:
-		rc = flush(client, entry, count);
+		count->flushes++;
 		break;
-	default:
-		rc = -EINVAL;
 	}
-	count->rejects += rc == -EINVAL;
+}
+
+int32_t request_do(struct tmem_client *client, struct channel *channel,
+		   const struct line_entry *entry, uint8_t *slot,
+		   struct line_counts *count)
+{
+	int rc;
+
+	if (entry->op == LINE_OP_FLUSH_RANGE && !range_fits(entry))
+		rc = -EINVAL;
+	else if (channel && channel_wants(entry))
+		rc = channel_do(channel, entry, slot);
+	else
+		rc = store_do(client, entry, slot);
+	request_count(entry, rc, count);
 	return result_of(rc);
 }

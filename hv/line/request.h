@@ -5,11 +5,15 @@
 
 #include "hv/line/line.h"
 
+struct channel;
+
 /*
  * Does what the entry asks and returns its result. entry: a copy that the
- * guest cannot change. slot: a page that it can, at any time.
+ * guest cannot change. slot: a page that it can, at any time. channel: for
+ * shared pools; NULL: they are the client's store's as all others.
  */
-int32_t request_do(struct tmem_client *client, const struct line_entry *entry,
-		   uint8_t *slot, struct line_counts *count);
+int32_t request_do(struct tmem_client *client, struct channel *channel,
+		   const struct line_entry *entry, uint8_t *slot,
+		   struct line_counts *count);
 
 #endif
