@@ -25,12 +25,12 @@
 /* Both sides are built from this header, but perhaps not by one compiler. */
 _Static_assert(sizeof(struct wire_head) == 8, "layout");
 _Static_assert(sizeof(struct wire_hello) == 280, "layout");
-_Static_assert(sizeof(struct wire_welcome) == 208, "layout");
+_Static_assert(sizeof(struct wire_welcome) == 224, "layout");
 _Static_assert(sizeof(struct wire_offer) == 24, "layout");
 _Static_assert(sizeof(struct wire_want) == 24, "layout");
 _Static_assert(sizeof(struct wire_grant) == 16, "layout");
 _Static_assert(sizeof(struct wire_target) == 40, "layout");
-_Static_assert(sizeof(struct wire_command) == 72, "layout");
+_Static_assert(sizeof(struct wire_command) == 56, "layout");
 _Static_assert(WIRE_PUBLISH_MAX == 15, "pages of one PUBLISH");
 
 typedef bool body_check_fn(const uint8_t *body, size_t n);
@@ -168,7 +168,8 @@ static bool welcome_ok(const uint8_t *body, size_t n)
 	struct wire_welcome welcome;
 
 	memcpy(&welcome, body, n);
-	return welcome.uffd_device <= 1 && welcome.pool_bytes > 0 &&
+	return welcome.uffd_device <= 1 && welcome.channel <= 1 &&
+	       !welcome.reserved && welcome.pool_bytes > 0 &&
 	       welcome.pool_bytes % PAGE_BYTES == 0 &&
 	       welcome.pool_bytes / PAGE_BYTES <= WIRE_FRAME_NONE;
 }

@@ -9,7 +9,7 @@
  *   agent                                   hvd
  *     HELLO name, domain, limits  --------->
  *     HAVE  frames I still map    --------->      (only after a restart of hvd)
- *       <---------  WELCOME secret + pool fd + /dev/userfaultfd  | REFUSE
+ *       <---------  WELCOME secret + pool, userfaultfd, channel | REFUSE
  *     OFFER page, hash, was       --------->
  *       <---------  WANT page, frame, hash    (first of its content: send it)
  *     PUBLISH page, frame, bytes  --------->  (or DECLINE)
@@ -32,7 +32,7 @@
 #include "sharing/guest.h"
 #include "tmem/tmem.h"
 
-#define WIRE_VERSION	2
+#define WIRE_VERSION	3
 #define WIRE_MAX	((size_t)64 << 10) /* bytes of a whole message */
 #define WIRE_NAME_MAX	64		   /* with the terminating 0 */
 #define WIRE_PATH_MAX	108
@@ -88,14 +88,18 @@ struct wire_hello {
 };
 
 /*
- * With SCM_RIGHTS: [0] the domain's frame pool, read-only; [1], if
- * uffd_device is set, an open /dev/userfaultfd.
+ * With SCM_RIGHTS: the domain's frame pool, read-only; then, if uffd_device is
+ * set, an open /dev/userfaultfd; then, if channel is set, the VM's end of its
+ * channel to its domain's shared pools (hv/line/channel.h).
  */
 struct wire_welcome {
 	uint8_t secret[192]; /* XXH3 secret of the domain */
 	uint64_t pool_bytes; /* size of the frame pool's file */
+	uint64_t era;	     /* of this hvd: another one has another */
 	uint32_t vm;	     /* id in hvd's registry */
 	uint32_t uffd_device;
+	uint32_t channel;
+	uint32_t reserved;
 };
 
 struct wire_refuse {
@@ -179,7 +183,6 @@ enum wire_command_op {
 	WIRE_CMD_UNMANAGE,  /* restore everything, then let go */
 	WIRE_CMD_FREEZE,    /* on: refuse new keys; off: take them again */
 	WIRE_CMD_DESTROY,   /* pool, or all of them */
-	WIRE_CMD_AUTH,	    /* on, off: may join the shared pool of uuid */
 	WIRE_CMD_SAVE,	    /* to the descriptor that comes along */
 	WIRE_CMD_RESTORE,   /* from the descriptor that comes along */
 };
@@ -200,10 +203,9 @@ struct wire_command {
 	uint64_t cap_bytes;
 	uint64_t reserve_bytes;
 	uint32_t compress;
-	uint32_t on;  /* FREEZE, AUTH: 1, 0; DESTROY: 1 by force */
+	uint32_t on;  /* FREEZE: 1, 0; DESTROY: 1 by force */
 	int32_t pool; /* DESTROY: its id, or WIRE_POOL_ALL */
 	uint32_t reserved;
-	uint8_t uuid[16]; /* AUTH */
 };
 
 struct wire_result {

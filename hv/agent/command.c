@@ -170,8 +170,6 @@ static const char *reason(uint32_t op, int rc)
 	if (op == WIRE_CMD_DESTROY && rc == -ENOTEMPTY)
 		return "the guest keeps pages there that exist nowhere else "
 		       "(its swap); --force destroys them all the same";
-	if (op == WIRE_CMD_AUTH && rc == -ENOSPC)
-		return "it is authorised for as many pools as it can be";
 	if (op == WIRE_CMD_SAVE && rc == -ENOSPC)
 		return "there is no room for the file; save to another disk";
 	return op == WIRE_CMD_RESTORE ? restore_reason(rc) : "";
@@ -187,8 +185,6 @@ static int guest_run(struct tmem_client *cl, const struct wire_command *cmd,
 		return tmem_freeze(cl, cmd->on);
 	case WIRE_CMD_DESTROY:
 		return destroy_run(cl, cmd, value_out);
-	case WIRE_CMD_AUTH:
-		return tmem_client_auth(cl, cmd->uuid, cmd->on);
 	case WIRE_CMD_SAVE:
 		return save_run(cl, fd, value_out);
 	case WIRE_CMD_RESTORE:

@@ -384,7 +384,7 @@ static int message_admit(struct link *ln, const struct link_message *m)
 	if (greeting != (ln->phase == LINK_ASKED))
 		return -EPROTO;
 	if (m->msg->type == WIRE_WELCOME)
-		want = w->uffd_device ? 2 : 1;
+		want = 1 + w->uffd_device + w->channel;
 	if (m->msg->type == WIRE_COMMAND)
 		want = wire_command_has_fd(cmd->op);
 	if (m->nfds != want)

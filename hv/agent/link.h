@@ -12,7 +12,7 @@
 #include "hv/base/types.h"
 #include "sharing/wire.h"
 
-#define LINK_FDS 2
+#define LINK_FDS 3 /* with one message, at most */
 
 struct link;
 

@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #include "hv/base/log.h"
+#include "hv/line/channel.h"
 #include "hv/line/ivshmem.h"
 #include "hv/line/line.h"
 #include "tmem/tmem.h"
@@ -36,6 +37,7 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct tmem *store;
+static struct channel *_Atomic channel;
 static struct ivshmem *device;
 static struct line *_Atomic line;
 static int server = -1; /* our end of the device's connection */
@@ -61,6 +63,46 @@ int port_store(struct tmem **out)
 struct line *port_line(void)
 {
 	return line;
+}
+
+/* lock held. */
+static int channel_get(struct channel **out)
+{
+	int rc = channel ? 0 : channel_create(out);
+
+	if (rc)
+		return rc;
+	if (!channel)
+		channel = *out;
+	*out = channel;
+	return 0;
+}
+
+void port_channel(int fd, uint64_t era)
+{
+	struct channel *ch;
+	int rc;
+
+	pthread_mutex_lock(&lock);
+	rc = channel_get(&ch);
+	pthread_mutex_unlock(&lock);
+	if (rc) {
+		close(fd);
+		log_error("no memory for a way to shared pools");
+		return;
+	}
+	channel_attach(ch, fd, era);
+}
+
+bool port_channel_is_broken(void)
+{
+	return channel && channel_is_broken(channel);
+}
+
+void port_child_drop(void)
+{
+	if (channel)
+		channel_child_drop(channel);
 }
 
 void port_path(const struct config *config, char out[PORT_PATH_MAX])
@@ -103,6 +145,8 @@ static int line_make(const struct config *c)
 	struct line *made;
 	int rc = store_get(&lc.tm);
 
+	if (!rc)
+		rc = channel_get(&lc.channel);
 	if (!rc)
 		rc = ivshmem_create(LINE_VECTOR_QUEUE + c->tmem_queues,
 				    &device);

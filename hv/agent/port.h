@@ -8,6 +8,7 @@
 
 #include "hv/agent/config.h"
 
+struct channel;
 struct line;
 struct tmem;
 
@@ -22,6 +23,17 @@ MUST_CHECK int port_store(struct tmem **out);
 
 /* The line, or NULL while no device was ever attached. [any] */
 struct line *port_line(void);
+
+/*
+ * hvd's end of its channel to shared pools; takes fd. See channel_attach. [any]
+ */
+void port_channel(int fd, uint64_t era);
+
+/* There was such a channel, and it ended. [any] */
+bool port_channel_is_broken(void);
+
+/* In the child of a fork. */
+void port_child_drop(void);
 
 /* RUN_DIR/NAME.tmem; empty if that is too long for a socket. */
 void port_path(const struct config *config, char out[PORT_PATH_MAX]);

@@ -20,6 +20,7 @@
 #include "hv/agent/worker.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -49,6 +50,7 @@
 #define RELEASES_EVERY	(100 * MS) /* link_release wakes nobody */
 #define MESSAGES_A_TURN 64
 #define REBUFFS_MAX	3
+#define CHANNEL_REST	5 /* seconds without a channel that there was */
 
 struct worker {
 	struct config config;
@@ -63,10 +65,11 @@ struct worker {
 	int wake_fd;
 	atomic_int socket_fd; /* a copy, for the child of a fork */
 	unsigned features;
-	bool welcomed;	  /* by the hvd we are connected to */
-	bool judging;	  /* an extent had to wait for its verdict */
-	bool finished;	  /* nothing will ever be managed any more */
-	unsigned rebuffs; /* HELLO said, never welcomed, in a row */
+	bool welcomed;	   /* by the hvd we are connected to */
+	bool judging;	   /* an extent had to wait for its verdict */
+	bool finished;	   /* nothing will ever be managed any more */
+	unsigned broken_s; /* how long the channel to shared pools has been */
+	unsigned rebuffs;  /* HELLO said, never welcomed, in a row */
 	uint64_t retry_ns;
 	uint64_t connect_at, adopt_at, scan_at, reclaim_at, stats_at;
 };
@@ -253,6 +256,21 @@ static int manager_create(struct worker *w, int uffd_device)
 	return 0;
 }
 
+/* A copy of its own, since the message's descriptors are closed after it. */
+static void channel_take(const struct wire_welcome *body,
+			 const struct link_message *m)
+{
+	int fd;
+
+	if (!body->channel)
+		return;
+	fd = fcntl(m->fds[m->nfds - 1], F_DUPFD_CLOEXEC, 0);
+	if (fd >= 0)
+		port_channel(fd, body->era);
+	else
+		log_warn("no way to shared pools: %s", strerror(errno));
+}
+
 static void welcome(struct worker *w, const struct link_message *m)
 {
 	struct wire_welcome body;
@@ -279,6 +297,7 @@ static void welcome(struct worker *w, const struct link_message *m)
 	w->rebuffs = 0;
 	w->retry_ns = RETRY_MIN;
 	w->adopt_at = w->scan_at = w->reclaim_at = w->stats_at = now();
+	channel_take(&body, m);
 	share_start(w->share, body.secret);
 	log_debug("hvd knows us as VM %u", body.vm);
 }
@@ -474,6 +493,17 @@ static uint64_t later(uint64_t from, uint64_t ns)
 	return ns > UINT64_MAX - from ? UINT64_MAX : from + ns;
 }
 
+/* hvd was stopped too long, or closed it: with WELCOME comes another. */
+static void channel_watch(struct worker *w)
+{
+	w->broken_s = port_channel_is_broken() ? w->broken_s + 1 : 0;
+	if (w->broken_s < CHANNEL_REST || w->finished)
+		return;
+	w->broken_s = 0;
+	log_warn("the way to shared pools is gone: connecting anew");
+	hang_up(w);
+}
+
 static void work_online(struct worker *w)
 {
 	if (now() >= w->adopt_at)
@@ -483,6 +513,7 @@ static void work_online(struct worker *w)
 	if (now() >= w->stats_at) {
 		stats_send(w);
 		w->stats_at = now() + SECOND;
+		channel_watch(w);
 	}
 }
 
@@ -624,4 +655,5 @@ void worker_child_drop(struct worker *w)
 	if (fd >= 0)
 		close(fd);
 	close(w->wake_fd);
+	port_child_drop();
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See client.h. The pages are in the VM's own process; hvd asks its agent, and
- * answers when the agent does. Saving and destroying take as long as they take:
+ * See client.h. The pages are in the VM's own process, and those of shared
+ * pools in hvd's common store; hvd asks the agent, the store's thread, or both,
+ * and answers when they do. Saving and destroying take as long as they take:
  * such a call has hours, others keep coming through meanwhile.
  *
  * The file of save and restore is opened by whoever calls, with that user's
@@ -10,6 +11,8 @@
  */
 #include "hv/daemon/client.h"
 #include "hv/base/log.h"
+#include "hv/daemon/pools.h"
+#include "hv/daemon/state.h"
 #include "hv/daemon/vm.h"
 
 #include <errno.h>
@@ -57,15 +60,21 @@ static struct vm *furthest_over(struct hvd *hvd, const struct vm *last)
 	return best;
 }
 
+/* What it has in shared pools goes first, as under pressure. */
 static uint64_t flush_one(struct call *call, struct vm *vm, uint64_t bytes,
 			  bool dry)
 {
+	uint64_t all = min_u64(bytes, vm_lent_bytes(vm));
 	struct wire_command command = {.op = WIRE_CMD_FLUSH};
+	struct common_job job = {.op = COMMON_FLUSH};
 
-	command.arg = min_u64(bytes, vm_lent_bytes(vm));
-	if (!dry)
+	job.bytes = min_u64(all, vm->common_stats.bytes);
+	command.arg = all - job.bytes;
+	if (job.bytes && !dry)
+		pools_ask(call->set, vm, &job);
+	if ((command.arg || !job.bytes) && !dry)
 		command_set_add(call->set, vm, &command, -1);
-	return command.arg;
+	return all;
 }
 
 /* Returns what is to be flushed. */
@@ -98,7 +107,7 @@ int client_flush(struct call *call)
 	if (rc == -ENOENT && !call->text[0])
 		rc = call_refuse(call, -EINVAL, "bytes: how much is needed");
 	if (!rc && !dry)
-		rc = call_ask(call, vm_count(call->hvd), flush_finish);
+		rc = call_ask(call, 2 * vm_count(call->hvd), flush_finish);
 	if (rc)
 		return rc;
 	bytes = flush_all(call, only, bytes, dry);
@@ -130,6 +139,7 @@ static int client_param(struct call *call, struct vm **out, bool *dry_out)
 static int freeze(struct call *call, const char *what, uint32_t on)
 {
 	struct wire_command command = {.op = WIRE_CMD_FREEZE, .on = on};
+	struct common_job job = {.op = COMMON_FREEZE, .on = on};
 	struct vm *vm = NULL;
 	bool dry;
 	int rc = client_param(call, &vm, &dry);
@@ -139,7 +149,12 @@ static int freeze(struct call *call, const char *what, uint32_t on)
 	if (dry)
 		return call_answer(call, json_object());
 	log_info("vm %s: %s, by %s", vm->name, what, call->by);
-	return call_ask_one(call, vm, &command, call_nothing);
+	rc = call_ask(call, 2, call_nothing);
+	if (rc)
+		return rc;
+	command_set_add(call->set, vm, &command, -1);
+	pools_ask(call->set, vm, &job);
+	return call_wait(call);
 }
 
 int client_freeze(struct call *call)
@@ -156,8 +171,11 @@ static int pages_finish(struct call *call, const struct command_answer *a,
 			size_t n)
 {
 	int rc = call_refusal(call, a, n);
-	json_int_t pages = n == 1 && a->value > 0 ? a->value : 0;
+	json_int_t pages = 0;
 
+	for (; n; n--, a++)
+		if (a->value > 0 && a->value < INT64_MAX - pages)
+			pages += a->value;
 	return rc ? rc : call_answer(call, json_pack("{s:I}", "pages", pages));
 }
 
@@ -183,7 +201,8 @@ static int pool_param(struct call *call, const struct vm *vm, int32_t *out)
 				   "destroy it would lose the guest's memory; "
 				   "`hv unmanage` restores it",
 				   vm->name);
-	rc = call_number(call, "pool", 0, TMEM_POOLS_MAX - 1, &pool);
+	rc = call_number(call, "pool", 0,
+			 CHANNEL_POOL_FIRST + CHANNEL_POOLS_MAX - 1, &pool);
 	*out = (int32_t)pool;
 	return rc;
 }
@@ -196,6 +215,8 @@ static uint64_t pages_doomed(const struct vm *vm, int32_t pool)
 	bool dropped = false, kept = false;
 	int32_t id;
 
+	if (pool == WIRE_POOL_ALL || pool >= CHANNEL_POOL_FIRST)
+		pages = vm->common_stats.pages;
 	for (id = 0; id < TMEM_POOLS_MAX; id++) {
 		if (pool != WIRE_POOL_ALL && pool != id)
 			continue;
@@ -208,6 +229,36 @@ static uint64_t pages_doomed(const struct vm *vm, int32_t pool)
 	if (dropped)
 		pages += min_u64(g->ephemeral_pages, INT64_MAX / 2);
 	return pages;
+}
+
+static bool pool_is_there(const struct vm *vm, int32_t pool)
+{
+	if (pool >= CHANNEL_POOL_FIRST)
+		return vm->common_stats.pool[pool - CHANNEL_POOL_FIRST];
+	return pool < 0 || vm->stats.pool[pool] || !vm->have_stats;
+}
+
+/*
+ * Shared pools are for the common store, the others for the agent. If it is
+ * going to refuse, nothing goes.
+ */
+static int destroy_ask(struct call *call, struct vm *vm,
+		       struct wire_command *command)
+{
+	bool all = command->pool == WIRE_POOL_ALL;
+	bool refused = all && !command->on && vm->stats.guest.persistent_pages;
+	struct common_job job = {
+		.op = COMMON_DESTROY,
+		.pool = all ? -1 : command->pool - CHANNEL_POOL_FIRST};
+	int rc = call_ask(call, 2, pages_finish);
+
+	if (rc)
+		return rc;
+	if (command->pool < CHANNEL_POOL_FIRST)
+		command_set_add(call->set, vm, command, -1);
+	if (job.pool >= 0 || (all && !refused))
+		pools_ask(call->set, vm, &job);
+	return call_wait(call);
 }
 
 int client_destroy(struct call *call)
@@ -223,8 +274,7 @@ int client_destroy(struct call *call)
 		rc = pool_param(call, vm, &command.pool);
 	if (rc)
 		return rc;
-	if (command.pool >= 0 && !vm->stats.pool[command.pool] &&
-	    vm->have_stats)
+	if (!pool_is_there(vm, command.pool))
 		return call_refuse(call, -ENOENT, "VM %s has no pool %d",
 				   vm->name, (int)command.pool);
 	if (dry)
@@ -234,7 +284,7 @@ int client_destroy(struct call *call)
 	call->patience_ns = LONG_NS;
 	log_info("vm %s: destruction of pools asked for, by %s", vm->name,
 		 call->by);
-	return call_ask_one(call, vm, &command, pages_finish);
+	return destroy_ask(call, vm, &command);
 }
 
 static int nibble(char c)
@@ -268,7 +318,7 @@ int client_auth(struct call *call)
 {
 	const char *uuid =
 		json_string_value(json_object_get(call->params, "uuid"));
-	struct wire_command command = {.op = WIRE_CMD_AUTH};
+	struct common_job job = {.op = COMMON_AUTH};
 	struct vm *vm = NULL;
 	bool dry, on = false;
 	int rc = client_param(call, &vm, &dry);
@@ -279,15 +329,25 @@ int client_auth(struct call *call)
 		return rc;
 	if (!json_object_get(call->params, "on"))
 		return call_refuse(call, -EINVAL, "on: true or false");
-	if (!uuid || client_uuid_parse(uuid, command.uuid))
+	if (!uuid || client_uuid_parse(uuid, job.uuid))
 		return call_refuse(call, -EINVAL,
 				   "uuid: 32 hexadecimal digits");
 	if (dry)
 		return call_answer(call, json_object());
-	command.on = on;
+	if (pools_auth_set(vm, job.uuid, on))
+		return call_refuse(call, -ENOSPC,
+				   "VM %s is authorised for as many pools as "
+				   "it can be",
+				   vm->name);
+	job.on = on;
 	log_info("vm %s: shared pool %.36s %s, by %s", vm->name, uuid,
 		 on ? "allowed" : "forbidden", call->by);
-	return call_ask_one(call, vm, &command, call_nothing);
+	state_save(call->hvd);
+	rc = call_ask(call, 1, call_nothing);
+	if (rc)
+		return rc;
+	pools_ask(call->set, vm, &job);
+	return call_wait(call);
 }
 
 static int stream(struct call *call, uint32_t op)

@@ -48,6 +48,44 @@ static void answer_close(struct command_set *set, struct command_answer *a,
 	set->open--;
 }
 
+static struct command_answer *answer_open(struct command_set *set,
+					  const struct vm *vm)
+{
+	struct command_answer *a = &set->answer[set->n++];
+
+	snprintf(a->name, sizeof(a->name), "%s", vm->name);
+	a->id = ++vm->hvd->command_last;
+	set->open++;
+	return a;
+}
+
+uint64_t command_set_expect(struct command_set *set, const struct vm *vm)
+{
+	return set->n == set->most ? 0 : answer_open(set, vm)->id;
+}
+
+/* True: it is one of this set's. */
+static bool expected(struct command_set *set, uint64_t id, int rc,
+		     int64_t value)
+{
+	struct command_answer *a;
+
+	for (a = set->answer; a < set->answer + set->n; a++) {
+		if (!id || a->id != id || a->vm)
+			continue;
+		a->value = value;
+		answer_close(set, a, rc, "");
+		return true;
+	}
+	return false;
+}
+
+void command_set_answer(struct command_set *set, uint64_t id, int rc,
+			int64_t value)
+{
+	(void)expected(set, id, rc, value);
+}
+
 void command_set_add(struct command_set *set, struct vm *vm,
 		     struct wire_command *command, int fd)
 {
@@ -55,11 +93,9 @@ void command_set_add(struct command_set *set, struct vm *vm,
 
 	if (set->n == set->most)
 		return;
-	a = &set->answer[set->n++];
-	snprintf(a->name, sizeof(a->name), "%s", vm->name);
+	a = answer_open(set, vm);
 	a->vm = vm->id;
-	a->id = command->id = ++vm->hvd->command_last;
-	set->open++;
+	command->id = a->id;
 	if (link_send_control(vm->link, WIRE_COMMAND, command, sizeof(*command),
 			      fd))
 		answer_close(set, a, -ENOTCONN,
@@ -101,6 +137,19 @@ int command_answered(struct command_list *list, const struct vm *vm,
 	}
 	/* Perhaps one that came too late; an id never given is a lie. */
 	return result->id && result->id <= vm->hvd->command_last ? 0 : -EPROTO;
+}
+
+void command_answer(struct command_list *list, uint64_t id, int rc,
+		    int64_t value)
+{
+	struct command_set *set;
+
+	TAILQ_FOREACH (set, list, entry) {
+		if (!expected(set, id, rc, value))
+			continue;
+		set_end_if_done(list, set);
+		return;
+	}
 }
 
 /* Closes the open answers of one VM, or of all (NULL). */

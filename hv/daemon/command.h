@@ -12,8 +12,8 @@ struct vm;
 
 struct command_answer {
 	char name[WIRE_NAME_MAX]; /* of the VM */
-	uint32_t vm;
-	uint64_t id; /* 0: answered */
+	uint32_t vm;		  /* 0: none is asked itself */
+	uint64_t id;		  /* 0: answered */
 	int rc;
 	int64_t value;
 	char text[WIRE_TEXT_MAX];
@@ -37,6 +37,17 @@ void command_set_add(struct command_set *set, struct vm *vm,
 /* Now it may end: at once, if nobody was asked. */
 void command_set_begin(struct command_list *list, struct command_set *set,
 		       uint64_t deadline_ns);
+/*
+ * Of somebody who is no agent, but answers for this VM: the id of the answer,
+ * which no agent can give.
+ */
+uint64_t command_set_expect(struct command_set *set, const struct vm *vm);
+/* That answer, before the set has begun. */
+void command_set_answer(struct command_set *set, uint64_t id, int rc,
+			int64_t value);
+/* The same later. Ids of sets that are gone are passed over. */
+void command_answer(struct command_list *list, uint64_t id, int rc,
+		    int64_t value);
 /* -EPROTO: nobody asked for it. */
 MUST_CHECK int command_answered(struct command_list *list, const struct vm *vm,
 				const struct wire_result *result);

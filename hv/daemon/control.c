@@ -511,6 +511,12 @@ int control_result(struct vm *vm, const struct wire_result *result)
 		       : -EPROTO;
 }
 
+void control_answer(struct hvd *hvd, uint64_t id, int rc, int64_t value)
+{
+	if (hvd->control)
+		command_answer(&hvd->control->commands, id, rc, value);
+}
+
 void control_vm_gone(struct hvd *hvd, struct vm *vm)
 {
 	if (hvd->control)

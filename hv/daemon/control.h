@@ -23,6 +23,8 @@ void control_tick(struct control *control);
 
 /* An agent's answer to a COMMAND. -EPROTO: nothing was asked. */
 MUST_CHECK int control_result(struct vm *vm, const struct wire_result *result);
+/* The answer to what a call asked somebody else than an agent. */
+void control_answer(struct hvd *hvd, uint64_t id, int rc, int64_t value);
 /* It will answer no more. */
 void control_vm_gone(struct hvd *hvd, struct vm *vm);
 

@@ -17,6 +17,7 @@
 #include "hv/daemon/host_info.h"
 #include "hv/daemon/link.h"
 #include "hv/daemon/metrics.h"
+#include "hv/daemon/pools.h"
 #include "hv/daemon/server.h"
 #include "hv/daemon/state.h"
 #include "hv/daemon/steer.h"
@@ -276,6 +277,9 @@ int hvd_start(struct hvd *hvd, sd_event *event)
 	rc = timers_create(hvd);
 	if (rc)
 		return failed(rc, "event loop", "timers");
+	rc = pools_start(hvd);
+	if (rc)
+		return failed(rc, "shared pools", "have no thread");
 	state_load(hvd);
 	rc = control_create(hvd, &hvd->control);
 	if (rc)
@@ -299,6 +303,7 @@ void hvd_destroy(struct hvd *hvd)
 	link_close_all(hvd);
 	while ((vm = TAILQ_FIRST(&hvd->vms)))
 		vm_destroy(vm);
+	pools_stop(hvd);
 	control_destroy(hvd->control);
 	metrics_destroy(hvd->metrics);
 	sd_event_source_disable_unref(hvd->agent_source);

@@ -2,6 +2,7 @@
 /*
  * What the parts of the daemon know of each other. One thread, one event loop,
  * so there are no locks; whoever frees something takes its event sources along.
+ * Pages of shared pools have a thread of their own, behind common.h.
  *
  *   hvd --- vms --------- vm --- link     its agent's socket, NULL while lost
  *       |                   |--- member   its place in a domain
@@ -23,6 +24,7 @@
 #define HVD_VERSION "0.1"
 
 struct balloon;
+struct common;
 struct control;
 struct link;
 struct metrics;
@@ -40,9 +42,11 @@ struct hvd {
 	struct link_list links; /* not yet said HELLO, or waiting */
 	struct control *control;
 	struct metrics *metrics;
+	struct common *common; /* NULL: no shared pools (tests) */
+	uint64_t era;	       /* random: agents know us by it */
 	int agent_fd, lock_fd;
 	sd_event_source *agent_source, *tick_source, *soon_source;
-	sd_event_source *flush_source;
+	sd_event_source *flush_source, *common_source;
 	bool flush_armed, gather_armed, soon_armed;
 	bool burst;	  /* a burst of contents is under way */
 	bool stopping;	  /* what is recorded stays as it is */

@@ -19,6 +19,7 @@
 #include "hv/daemon/link.h"
 #include "hv/base/log.h"
 #include "hv/daemon/host_info.h"
+#include "hv/daemon/pools.h"
 #include "hv/daemon/trust.h"
 #include "hv/daemon/vm.h"
 #include "sharing/frames.h"
@@ -282,7 +283,7 @@ int link_welcome(struct link *link, struct vm *vm)
 	} msg = {{WIRE_VERSION, WIRE_WELCOME, sizeof(msg)}, {.vm = vm->id}};
 	const struct domain *dom = vm->trust->domain;
 	struct frames_stats fs;
-	int fds[2], n = 1, rc;
+	int fds[3], n = 1, rc;
 
 	frames_stats(domain_frames(dom), &fs);
 	msg.body.pool_bytes = fs.capacity << PAGE_SHIFT;
@@ -294,6 +295,12 @@ int link_welcome(struct link *link, struct vm *vm)
 	if (!host_uffd_device_open(&fds[1])) {
 		msg.body.uffd_device = 1;
 		n = 2;
+	}
+	pools_connect(vm, &fds[n]);
+	if (fds[n] >= 0) {
+		msg.body.channel = 1;
+		msg.body.era = vm->hvd->era;
+		n++;
 	}
 	rc = packet_send(link->fd, &msg, sizeof(msg), fds, (size_t)n);
 	while (n)

@@ -11,6 +11,7 @@
 #include "hv/daemon/method.h"
 #include "hv/base/log.h"
 #include "hv/daemon/client.h"
+#include "hv/daemon/pools.h"
 #include "hv/daemon/report.h"
 #include "hv/daemon/state.h"
 #include "hv/daemon/trust.h"
@@ -112,14 +113,18 @@ static int check_finish(struct call *call, const struct command_answer *a,
 			size_t n)
 {
 	json_t *list = json_array();
+	const char *text;
 	bool ok = true;
 
 	for (; n; n--, a++) {
 		ok &= !a->rc;
-		json_array_append_new(list,
-				      json_pack("{s:s, s:b, s:o}", "name",
-						a->name, "ok", !a->rc, "text",
-						text_pack(a->text)));
+		text = a->text;
+		if (!a->vm)
+			text = a->rc ? "its domain's shared pools are damaged"
+				     : "shared pools of its domain: ok";
+		json_array_append_new(list, json_pack("{s:s, s:b, s:o}", "name",
+						      a->name, "ok", !a->rc,
+						      "text", text_pack(text)));
 	}
 	return call_answer(call,
 			   json_pack("{s:b, s:o}", "ok", ok, "vms", list));
@@ -144,6 +149,30 @@ static int domains_check(struct call *call)
 	return 0;
 }
 
+/*
+ * Common stores: each once, by the first VM that is connected to it, whose
+ * answer it is; of one VM, that VM's.
+ */
+static void stores_check(struct call *call, const struct vm *only)
+{
+	const struct trust *trust;
+	struct vm *vm;
+
+	TAILQ_FOREACH (trust, &call->hvd->trusts, entry) {
+		if (!trust->common_stats.tmem.used_bytes)
+			continue;
+		TAILQ_FOREACH (vm, &call->hvd->vms, entry) {
+			struct common_job job = {.op = COMMON_CHECK};
+
+			if (vm->trust != trust || !vm->common ||
+			    (only && vm != only))
+				continue;
+			pools_ask(call->set, vm, &job);
+			break;
+		}
+	}
+}
+
 static int check_call(struct call *call)
 {
 	struct wire_command command = {.op = WIRE_CMD_CHECK};
@@ -155,12 +184,13 @@ static int check_call(struct call *call)
 	if (!rc)
 		rc = domains_check(call);
 	if (!rc)
-		rc = call_ask(call, vm_count(call->hvd), check_finish);
+		rc = call_ask(call, 2 * vm_count(call->hvd), check_finish);
 	if (rc)
 		return rc;
 	TAILQ_FOREACH (vm, &call->hvd->vms, entry)
 		if ((!only || vm == only) && vm_is_managed(vm))
 			command_set_add(call->set, vm, &command, -1);
+	stores_check(call, only);
 	return call_wait(call);
 }
 
@@ -312,6 +342,7 @@ static void wish_apply(struct vm *vm, const struct wish *w, const char *by)
 	vm->reserve_bytes = w->reserve;
 	vm->compress = w->compress;
 	vm->by_hand = true;
+	pools_compress(vm);
 	log_info("vm %s: settings changed by %s", vm->name, by);
 	state_save(vm->hvd);
 	hvd_steer_soon(vm->hvd);

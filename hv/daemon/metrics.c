@@ -10,6 +10,7 @@
 #include "hv/daemon/metrics.h"
 #include "hv/base/log.h"
 #include "hv/daemon/host_info.h"
+#include "hv/daemon/pools.h"
 #include "hv/daemon/server.h"
 #include "hv/daemon/steer.h"
 #include "hv/daemon/trust.h"
@@ -162,6 +163,9 @@ static void host_print(FILE *out, const struct hvd *hvd)
 		  pressure_now(&hvd->pressure));
 	host_line(out, "pool_bytes", GAUGE, "all frame pools, bytes",
 		  steer_pool_bytes(hvd));
+	host_line(out, "common_bytes", GAUGE,
+		  "all common stores of shared pools, bytes",
+		  pools_sum(hvd).tmem.used_bytes);
 	host_line(out, "metadata_bytes", GAUGE,
 		  "tables of hvd and agents, "
 		  "bytes",

@@ -7,6 +7,7 @@
 #include "hv/daemon/report.h"
 #include "hv/base/host.h"
 #include "hv/daemon/host_info.h"
+#include "hv/daemon/pools.h"
 #include "hv/daemon/steer.h"
 #include "hv/daemon/trust.h"
 #include "hv/daemon/vm.h"
@@ -52,8 +53,9 @@ static json_t *guest_pack(const struct guest_stats *g)
 	return o;
 }
 
-static json_t *pools_pack(const uint8_t pool[TMEM_POOLS_MAX])
+static json_t *pools_pack(const struct vm *vm)
 {
+	const uint8_t *pool = vm->stats.pool;
 	static const char *const kind[TMEM_POOL_KINDS] = {
 		[TMEM_POOL_EPHEMERAL] = "ephemeral",
 		[TMEM_POOL_PERSISTENT] = "persistent",
@@ -66,7 +68,30 @@ static json_t *pools_pack(const uint8_t pool[TMEM_POOLS_MAX])
 			json_array_append_new(list,
 					      json_pack("{s:i, s:s}", "pool", i,
 							"kind", kind[pool[i]]));
+	for (i = 0; i < CHANNEL_POOLS_MAX; i++)
+		if (vm->common_stats.pool[i])
+			json_array_append_new(
+				list, json_pack("{s:i, s:s}", "pool",
+						CHANNEL_POOL_FIRST + i, "kind",
+						kind[TMEM_POOL_SHARED]));
 	return list;
+}
+
+/* Of one VM, in its domain's common store. */
+static json_t *common_pack(const struct common_member_stats *st)
+{
+	json_t *o = json_object();
+
+	set_integer(o, "pages", st->pages);
+	set_integer(o, "bytes", st->bytes);
+	set_integer(o, "lent_bytes", st->lent_bytes);
+	set_integer(o, "puts", st->count.puts);
+	set_integer(o, "puts_refused", st->count.puts_refused);
+	set_integer(o, "gets", st->count.gets);
+	set_integer(o, "gets_missed", st->count.gets_missed);
+	set_integer(o, "flushes", st->count.flushes);
+	set_integer(o, "evicted", st->evicted);
+	return o;
 }
 
 static json_t *features_pack(uint32_t features)
@@ -108,7 +133,8 @@ json_t *report_vm(const struct vm *vm)
 	json_object_set_new(o, "mm", mm_pack(&vm->stats.mm));
 	json_object_set_new(o, "tmem", tmem_pack(&vm->stats.tmem));
 	json_object_set_new(o, "guest", guest_pack(&vm->stats.guest));
-	json_object_set_new(o, "pools", pools_pack(vm->stats.pool));
+	json_object_set_new(o, "common", common_pack(&vm->common_stats));
+	json_object_set_new(o, "pools", pools_pack(vm));
 	return o;
 }
 
@@ -141,6 +167,7 @@ json_t *report_host(const struct hvd *hvd)
 			    json_boolean(hvd->pressure.is_forced));
 	set_integer(o, "pool_frames", frames);
 	set_integer(o, "pool_bytes", steer_pool_bytes(hvd));
+	set_integer(o, "common_bytes", pools_sum(hvd).tmem.used_bytes);
 	set_integer(o, "index_entries", entries);
 	set_integer(o, "index_bytes", index);
 	set_integer(o, "metadata_bytes", steer_metadata_bytes(hvd));
@@ -171,6 +198,7 @@ json_t *report_domain(const struct trust *trust)
 	set_integer(o, "saved_pages", ds.saved_pages);
 	set_integer(o, "index_entries", ds.index_entries);
 	set_integer(o, "index_bytes", ds.index_bytes);
+	json_object_set_new(o, "common", tmem_pack(&trust->common_stats.tmem));
 	return o;
 }
 

@@ -12,6 +12,7 @@
  */
 #include "hv/daemon/state.h"
 #include "hv/base/log.h"
+#include "hv/daemon/pools.h"
 #include "hv/daemon/trust.h"
 #include "hv/daemon/vm.h"
 
@@ -35,16 +36,16 @@ static void path_make(const struct hvd *hvd, const char *name,
 /* ---- saving ---------------------------------------------------------------
  */
 
-static void secret_hex(const uint8_t secret[192], char hex[SECRET_HEX + 1])
+static void hex_make(const uint8_t *bytes, size_t n, char *hex)
 {
 	static const char digit[] = "0123456789abcdef";
 	size_t i;
 
-	for (i = 0; i < 192; i++) {
-		hex[2 * i] = digit[secret[i] >> 4];
-		hex[2 * i + 1] = digit[secret[i] & 15];
+	for (i = 0; i < n; i++) {
+		hex[2 * i] = digit[bytes[i] >> 4];
+		hex[2 * i + 1] = digit[bytes[i] & 15];
 	}
-	hex[SECRET_HEX] = 0;
+	hex[2 * n] = 0;
 }
 
 static json_t *trusts_pack(const struct hvd *hvd)
@@ -54,7 +55,7 @@ static json_t *trusts_pack(const struct hvd *hvd)
 	const struct trust *trust;
 
 	TAILQ_FOREACH (trust, &hvd->trusts, entry) {
-		secret_hex(trust->secret, hex);
+		hex_make(trust->secret, sizeof(trust->secret), hex);
 		json_array_append_new(list,
 				      json_pack("{s:s, s:s, s:I, s:I}", "name",
 						trust->name, "secret", hex,
@@ -77,6 +78,20 @@ static json_t *settings_pack(const struct vm *vm)
 			 (json_int_t)vm->reserve_bytes, vm->compress);
 }
 
+/* What it may join: 32 digits each. */
+static json_t *auths_pack(const struct vm *vm)
+{
+	json_t *list = json_array();
+	char hex[2 * 16 + 1];
+	unsigned n;
+
+	for (n = 0; n < vm->auths; n++) {
+		hex_make(vm->auth[n], 16, hex);
+		json_array_append_new(list, json_string(hex));
+	}
+	return list;
+}
+
 static json_t *vms_pack(const struct hvd *hvd)
 {
 	json_t *list = json_array();
@@ -87,10 +102,11 @@ static json_t *vms_pack(const struct hvd *hvd)
 			continue;
 		json_array_append_new(
 			list,
-			json_pack("{s:s, s:i, s:I, s:s, s:o}", "name", vm->name,
-				  "pid", (int)vm->pid, "start",
+			json_pack("{s:s, s:i, s:I, s:s, s:o, s:o}", "name",
+				  vm->name, "pid", (int)vm->pid, "start",
 				  (json_int_t)vm->pid_start, "domain",
-				  vm->trust->name, "set", settings_pack(vm)));
+				  vm->trust->name, "set", settings_pack(vm),
+				  "auth", auths_pack(vm)));
 	}
 	return list;
 }
@@ -141,17 +157,17 @@ static int nibble(char c)
 	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-static bool secret_read(const char *hex, uint8_t secret[192])
+static bool hex_read(const char *hex, uint8_t *bytes, size_t n)
 {
 	size_t i;
 
-	if (strlen(hex) != SECRET_HEX)
+	if (strlen(hex) != 2 * n)
 		return false;
-	for (i = 0; i < 192; i++) {
+	for (i = 0; i < n; i++) {
 		if (nibble(hex[2 * i]) < 0 || nibble(hex[2 * i + 1]) < 0)
 			return false;
-		secret[i] = (uint8_t)(nibble(hex[2 * i]) << 4 |
-				      nibble(hex[2 * i + 1]));
+		bytes[i] = (uint8_t)(nibble(hex[2 * i]) << 4 |
+				     nibble(hex[2 * i + 1]));
 	}
 	return true;
 }
@@ -165,7 +181,8 @@ static bool trust_load(struct hvd *hvd, json_t *item)
 
 	if (json_unpack(item, "{s:s, s:s, s:I, s:I}", "name", &name, "secret",
 			&hex, "dev", &dev, "ino", &ino) ||
-	    strlen(name) >= TRUST_NAME_MAX || !secret_read(hex, secret))
+	    strlen(name) >= TRUST_NAME_MAX ||
+	    !hex_read(hex, secret, sizeof(secret)))
 		return false;
 	return !trust_restore(hvd, name, secret, (dev_t)dev, (ino_t)ino,
 			      &trust);
@@ -193,11 +210,29 @@ static bool settings_load(struct vm *vm, json_t *set)
 	return true;
 }
 
+/* An hvd before shared pools wrote none. */
+static bool auths_load(struct vm *vm, json_t *list)
+{
+	uint8_t uuid[16];
+	const char *hex;
+	bool good = true;
+	json_t *item;
+	size_t i;
+
+	json_array_foreach (list, i, item) {
+		hex = json_string_value(item);
+		good &= hex && hex_read(hex, uuid, sizeof(uuid)) &&
+			!pools_auth_set(vm, uuid, true);
+	}
+	return good;
+}
+
 static bool vm_load(struct hvd *hvd, json_t *item)
 {
 	const char *name, *domain;
 	struct trust *trust;
 	json_int_t start;
+	struct vm *vm;
 	int pid, rc;
 
 	if (json_unpack(item, "{s:s, s:i, s:I, s:s}", "name", &name, "pid",
@@ -210,8 +245,11 @@ static bool vm_load(struct hvd *hvd, json_t *item)
 	rc = vm_restore(hvd, name, pid, (uint64_t)start, trust);
 	log_info("vm %s: of an earlier hvd: %s", name,
 		 rc ? "its process is gone" : "waiting for it to reconnect");
-	return rc ||
-	       settings_load(vm_find(hvd, name), json_object_get(item, "set"));
+	if (rc)
+		return true;
+	vm = vm_find(hvd, name);
+	return settings_load(vm, json_object_get(item, "set")) &&
+	       auths_load(vm, json_object_get(item, "auth"));
 }
 
 static bool lists_load(struct hvd *hvd, json_t *state)

@@ -25,6 +25,7 @@
 #include "hv/daemon/host_info.h"
 #include "hv/daemon/lend.h"
 #include "hv/daemon/link.h"
+#include "hv/daemon/pools.h"
 #include "hv/daemon/trust.h"
 #include "hv/daemon/vm.h"
 
@@ -58,9 +59,23 @@ uint64_t steer_pool_bytes(const struct hvd *hvd)
 	return domains_sum(hvd).pool_bytes;
 }
 
+static uint64_t less(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : 0;
+}
+
+/* What hvd itself needs to keep pages shared: pages' own bytes apart. */
+static uint64_t tables_bytes(const struct hvd *hvd)
+{
+	struct common_store_stats common = pools_sum(hvd);
+
+	return domains_sum(hvd).metadata_bytes +
+	       less(common.tmem.used_bytes, common.freeable_bytes);
+}
+
 uint64_t steer_metadata_bytes(const struct hvd *hvd)
 {
-	uint64_t sum = domains_sum(hvd).metadata_bytes;
+	uint64_t sum = tables_bytes(hvd);
 	const struct vm *vm;
 
 	TAILQ_FOREACH (vm, &hvd->vms, entry)
@@ -93,11 +108,6 @@ static uint64_t vms_used(const struct hvd *hvd)
 	return sum;
 }
 
-static uint64_t less(uint64_t a, uint64_t b)
-{
-	return a > b ? a - b : 0;
-}
-
 /* What VMs can have in all, what they have now included. */
 static uint64_t vms_bytes(const struct hvd *hvd)
 {
@@ -105,8 +115,8 @@ static uint64_t vms_bytes(const struct hvd *hvd)
 
 	if (hvd->config.budget_bytes)
 		return less(hvd->config.budget_bytes,
-			    steer_pool_bytes(hvd) +
-				    domains_sum(hvd).metadata_bytes + reserve);
+			    steer_pool_bytes(hvd) + tables_bytes(hvd) +
+				    reserve);
 	return vms_used(hvd) +
 	       less(hvd->available_bytes + lend_sum(hvd), reserve);
 }
@@ -170,6 +180,7 @@ void steer_look(struct hvd *hvd)
 		return;
 	}
 	map_count_raise(hvd);
+	pools_look(hvd);
 	if (pressure_update(&hvd->pressure, free_bytes(hvd),
 			    steer_memory_bytes(hvd)))
 		hvd_steer_soon(hvd);
@@ -345,6 +356,7 @@ void steer_apply(struct hvd *hvd)
 
 	targets_divide(hvd);
 	lend_divide(hvd, lendable_bytes(hvd));
+	pools_lend(hvd);
 	TAILQ_FOREACH (vm, &hvd->vms, entry)
 		target_send(hvd, vm);
 }

@@ -14,6 +14,7 @@
 #include "hv/daemon/trust.h"
 #include "hv/base/log.h"
 #include "hv/daemon/link.h"
+#include "hv/daemon/pools.h"
 #include "hv/daemon/vm.h"
 #include "sharing/frames.h"
 
@@ -205,6 +206,7 @@ void trust_recover_check(struct trust *trust)
 void trust_destroy(struct trust *trust)
 {
 	TAILQ_REMOVE(&trust->hvd->trusts, trust, entry);
+	pools_trust_gone(trust);
 	domain_destroy(trust->domain);
 	explicit_bzero(trust->secret, sizeof(trust->secret));
 	free(trust);

@@ -6,6 +6,7 @@
 #ifndef HV_DAEMON_TRUST_H
 #define HV_DAEMON_TRUST_H
 
+#include "hv/daemon/common.h"
 #include "hv/daemon/hvd.h"
 
 /* A name no VM can give: of the group of a VM that names none. */
@@ -19,6 +20,8 @@ struct trust {
 	uint8_t secret[192];
 	dev_t dev;
 	ino_t ino;
+	struct common_store *common; /* NULL: no VM of it was welcomed yet */
+	struct common_store_stats common_stats;
 	struct domain *domain; /* NULL: of an earlier hvd, pool not back yet */
 	bool recovering;       /* some holders of its frames not heard yet */
 	unsigned vms;	       /* that are in it, lost ones too */

@@ -16,6 +16,7 @@
 #include "hv/daemon/control.h"
 #include "hv/daemon/host_info.h"
 #include "hv/daemon/link.h"
+#include "hv/daemon/pools.h"
 #include "hv/daemon/state.h"
 #include "hv/daemon/trust.h"
 #include "sharing/frames.h"
@@ -149,6 +150,7 @@ void vm_destroy(struct vm *vm)
 	balloon_destroy(vm->balloon);
 	control_vm_gone(hvd, vm);
 	members_leave(vm);
+	pools_disconnect(vm);
 	sd_event_source_disable_unref(vm->pid_source);
 	if (vm->pidfd >= 0)
 		close(vm->pidfd);
@@ -208,6 +210,7 @@ void vm_lose(struct vm *vm)
 		return;
 	}
 	vm->lost_told = false; /* most are gone before vm_tick says so */
+	pools_disconnect(vm);
 	if (vm->member)
 		domain_detach(vm->member);
 	balloon_drop(vm);
@@ -362,6 +365,7 @@ static int vm_admit(struct vm *vm, struct link *link,
 	if (!rc)
 		return 0;
 	vm->link = NULL;
+	pools_disconnect(vm);
 	domain_detach(vm->member);
 	return refuse(rc, text, "no descriptor for the frame pool: %s",
 		      strerror(-rc));
@@ -493,6 +497,7 @@ static void stats_take(struct vm *vm, const struct wire_head *msg)
 	sample->mm = vm->stats.mm;
 	sample->guest = vm->stats.guest;
 	knobs_take(vm);
+	pools_tune(vm);
 }
 
 int vm_message(struct vm *vm, const struct wire_head *msg)
@@ -534,7 +539,8 @@ uint64_t vm_used_bytes(const struct vm *vm)
 
 uint64_t vm_lent_bytes(const struct vm *vm)
 {
-	return min_u64(vm->stats.guest.freeable_bytes, VM_LENT_MAX);
+	return min_u64(vm->stats.guest.freeable_bytes, VM_LENT_MAX) +
+	       vm->common_stats.bytes;
 }
 
 uint64_t vm_cold_bytes(const struct vm *vm)

@@ -6,6 +6,7 @@
 #ifndef HV_DAEMON_VM_H
 #define HV_DAEMON_VM_H
 
+#include "hv/daemon/common.h"
 #include "hv/daemon/hvd.h"
 #include "hv/daemon/lend.h"
 
@@ -60,6 +61,13 @@ struct vm {
 	struct wire_target target; /* as sent */
 	bool target_sent;
 	struct balloon *balloon; /* NULL: no QMP socket */
+
+	/* Shared pools: see pools.c. */
+	struct common_member *common; /* NULL: not connected */
+	struct common_member_stats common_stats;
+	bool common_tuned;
+	uint8_t auth[TMEM_AUTHS_MAX][16]; /* what it may join */
+	unsigned auths;
 };
 
 struct vm *vm_find(struct hvd *hvd, const char *name);
@@ -101,7 +109,8 @@ size_t vm_count(const struct hvd *hvd);
 /* Bytes of host memory it occupies alone: private, held, its store, its own
  * tables. */
 uint64_t vm_used_bytes(const struct vm *vm);
-/* What is lent to its guest: its ephemeral pages, which may go at any time. */
+/* What is lent to its guest: its ephemeral pages, which may go at any time; in
+ * its own process and in shared pools. */
 uint64_t vm_lent_bytes(const struct vm *vm);
 /* Private pages that were not used for a while. */
 uint64_t vm_cold_bytes(const struct vm *vm);

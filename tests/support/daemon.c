@@ -376,7 +376,7 @@ static void child_note(pid_t pid, int sock)
 static size_t fds_receive(int sock, void *data, size_t room, int *fds,
 			  size_t *n_out)
 {
-	_Alignas(struct cmsghdr) char buf[CMSG_SPACE(2 * sizeof(int))];
+	_Alignas(struct cmsghdr) char buf[CMSG_SPACE(3 * sizeof(int))];
 	struct iovec iov = {data, room};
 	struct msghdr mh = {.msg_iov = &iov,
 			    .msg_iovlen = 1,
@@ -398,7 +398,7 @@ static size_t fds_receive(int sock, void *data, size_t room, int *fds,
 
 void peer_connect(struct peer *p, const struct daemon *d)
 {
-	int sock = child_sock(p->pid), fds[2];
+	int sock = child_sock(p->pid), fds[3];
 	char byte = 1;
 	size_t n;
 
@@ -415,7 +415,7 @@ void peer_open(struct peer *p, const struct daemon *d)
 	int pair[2];
 
 	memset(p, 0, sizeof(*p));
-	p->fd = p->pool_fd = p->file_fd = -1;
+	p->fd = p->pool_fd = p->file_fd = p->channel_fd = -1;
 	ck_assert_int_eq(
 		socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
 	p->pid = fork();
@@ -502,11 +502,15 @@ static void welcome_take(struct peer *p, int *fds, size_t n)
 {
 	memcpy(&p->welcome, p->in + sizeof(struct wire_head),
 	       sizeof(p->welcome));
-	ck_assert_uint_eq(n, p->welcome.uffd_device ? 2 : 1);
+	ck_assert_uint_eq(n,
+			  1 + p->welcome.uffd_device + p->welcome.channel);
 	if (p->pool_fd >= 0)
 		close(p->pool_fd);
+	if (p->channel_fd >= 0)
+		close(p->channel_fd);
 	p->pool_fd = fds[0];
-	if (n == 2)
+	p->channel_fd = p->welcome.channel ? fds[n - 1] : -1;
+	if (p->welcome.uffd_device)
 		close(fds[1]);
 }
 
@@ -526,7 +530,7 @@ static const struct wire_head *peer_read(struct peer *p, int ms,
 	const struct wire_head *head = (const void *)p->in;
 	struct pollfd pfd = {.fd = p->fd, .events = POLLIN};
 	size_t n, nfds;
-	int fds[2];
+	int fds[3];
 
 	*quiet_out = poll(&pfd, 1, ms) == 0;
 	if (*quiet_out)
@@ -685,5 +689,7 @@ void peer_kill(struct peer *p)
 	peer_close(p);
 	if (p->pool_fd >= 0)
 		close(p->pool_fd);
-	p->pool_fd = -1;
+	if (p->channel_fd >= 0)
+		close(p->channel_fd);
+	p->pool_fd = p->channel_fd = -1;
 }

@@ -24,6 +24,7 @@ struct peer {
 	pid_t pid;
 	int fd;
 	int pool_fd;
+	int channel_fd; /* of the last WELCOME, or -1: the test's to take */
 	int file_fd; /* that came with the last COMMAND, or -1: the test's */
 	char name[WIRE_NAME_MAX], domain[WIRE_NAME_MAX], qmp[WIRE_PATH_MAX];
 	struct wire_welcome welcome;

@@ -6,6 +6,7 @@
  * test's own, page by page.
  */
 #include "hv/libhv/hv.h"
+#include "hv/line/channel.h"
 #include "tests/support/daemon.h"
 #include "tests/support/preload.h"
 #include "tests/support/rng.h"
@@ -23,10 +24,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define PAGES 600u
-#define MANY  14000 /* what tables take by the block is then below 1 % */
-#define MIB   ((uint64_t)1 << 20)
-#define SHOW  "{\"method\":\"show\",\"params\":{\"vm\":\"a\"}}"
+#define PAGES	    600u
+#define SHARED_POOL CHANNEL_POOL_FIRST
+#define MANY	    14000 /* what tables take by the block is then below 1 % */
+#define MIB	    ((uint64_t)1 << 20)
+#define SHOW	    "{\"method\":\"show\",\"params\":{\"vm\":\"a\"}}"
 
 static struct daemon d;
 static struct swapper vm;
@@ -104,6 +106,17 @@ START_TEST(frozen_guest_puts_no_new_page)
 }
 END_TEST
 
+/* hvd lends once it knows that the guest has a line. */
+static void lent_await(void)
+{
+	for (int i = 0; i < 500; i++) {
+		if (daemon_number(&d, SHOW, "common.lent_bytes") > 0)
+			return;
+		usleep(20000);
+	}
+	ck_abort_msg("nothing is lent for shared pools");
+}
+
 START_TEST(only_authorised_guests_join_a_shared_pool)
 {
 	ck_assert_int_eq(
@@ -120,12 +133,16 @@ START_TEST(only_authorised_guests_join_a_shared_pool)
 		LINE_EACCES);
 	ck_assert_int_eq(
 		swapper_do(&vm, LINE_OP_POOL_CREATE, 0, LINE_POOL_SHARED, 5),
-		0);
-	swapper_put_many(&vm, 0, 0, 10, 100);
-	daemon_await(&d, SHOW, "guest.ephemeral_pages", 10);
+		SHARED_POOL);
+	lent_await();
+	swapper_put_many(&vm, SHARED_POOL, 0, 10, 100);
+	ck_assert_int_eq(get(SHARED_POOL, 1, 101), 0);
+	daemon_await(&d, SHOW, "common.pages", 10);
+	ck_assert_int_eq(daemon_number(&d, SHOW, "pools.0.pool"), SHARED_POOL);
+	ck_assert_int_eq(daemon_number(&d, SHOW, "guest.pools"), 0);
 	CALL(0, hv_auth(hv, uuid_text, "a", false, HV_DO, OUT));
-	ck_assert_int_eq(get(0, 1, 101), LINE_ENOENT);
-	daemon_await(&d, SHOW, "guest.pools", 0);
+	ck_assert_int_eq(get(SHARED_POOL, 1, 101), LINE_ENOENT);
+	ck_assert_int_eq(daemon_number(&d, SHOW, "common.pages"), 0);
 }
 END_TEST
 
@@ -144,7 +161,8 @@ START_TEST(destroy_frees_and_keeps_what_exists_nowhere_else)
 	CALL(-ENOTEMPTY, hv_pool_destroy(hv, "a", NULL, HV_GENTLY, HV_DO, OUT));
 	CALL(-EPERM, hv_pool_destroy(hv, "a", "ram", HV_FORCE, HV_DO, OUT));
 	CALL(-ENOENT, hv_pool_destroy(hv, "a", "15", HV_FORCE, HV_DO, OUT));
-	CALL(-EINVAL, hv_pool_destroy(hv, "a", "16", HV_FORCE, HV_DO, OUT));
+	CALL(-EINVAL, hv_pool_destroy(hv, "a", "20", HV_FORCE, HV_DO, OUT));
+	CALL(-ENOENT, hv_pool_destroy(hv, "a", "19", HV_FORCE, HV_DO, OUT));
 	CALL(-EINVAL, hv_pool_destroy(hv, "a", "x", HV_FORCE, HV_DO, OUT));
 	ck_assert_int_eq(get(p, 17, 5017), 0);
 	snprintf(pool, sizeof(pool), "%d", e);
