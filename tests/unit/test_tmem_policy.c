@@ -15,7 +15,7 @@
 #define CHURN_OPS   70000
 #else
 #define DENSE_PAGES 300000
-#define CHURN_OPS   450000 /* ten times what is stored */
+#define CHURN_OPS   520000 /* ten times what is stored */
 #endif
 
 /* ---- policy ---------------------------------------------------------- */
@@ -400,10 +400,10 @@ START_TEST(large_store_is_nearly_all_payload)
 	start(0);
 	p = pool(TMEM_PERSISTENT);
 	for (uint32_t n = 0; n < CHURN_OPS; n++) {
-		uint32_t i = (uint32_t)rng_below(&rng, 45000);
+		uint32_t i = (uint32_t)rng_below(&rng, 52000);
 		size_t bytes = 50 + rng_below(&rng, 3700);
 
-		if (n > 45000 && rng_below(&rng, 4) == 0)
+		if (n > 52000 && rng_below(&rng, 4) == 0)
 			(void)tmem_flush_page(cl, p, &oid, i);
 		else
 			ck_assert_int_eq(
