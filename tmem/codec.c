@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The page is copied first. LZ4 looks at its input more than once, and a guest
- * that changes a page between the looks would make a stream that does not
- * decode; the copy costs a tenth of what LZ4 does.
+ * The page is copied first. The encoder looks at it more than once, and a guest
+ * that changes a page between the looks would make a block that does not
+ * decode; the copy costs a twentieth of what encoding does.
  */
 #include "tmem/codec.h"
 
@@ -38,6 +38,7 @@ static void item_set(struct codec_page *out, enum codec_form form,
 static bool page_take(struct codec_page *out, const void *page)
 {
 	memcpy(out->page, page, PAGE_BYTES);
+	memset(out->page + PAGE_BYTES, 0, ENCODE_SLACK);
 	out->poor = false;
 	out->item.spread = 0;
 	if (!page_is_same_filled(out->page))
@@ -48,13 +49,11 @@ static bool page_take(struct codec_page *out, const void *page)
 
 static void lz4_encode(struct codec_page *out)
 {
-	int n = LZ4_compress_default((const char *)out->page,
-				     (char *)out->small, PAGE_BYTES,
-				     PACK_SMALL_MAX);
+	uint32_t n = encode_page(out->page, out->small, PACK_SMALL_MAX);
 
-	out->poor = n <= 0;
-	if (n > 0)
-		item_set(out, CODEC_LZ4, out->small, (uint32_t)n);
+	out->poor = !n;
+	if (n)
+		item_set(out, CODEC_LZ4, out->small, n);
 	else
 		item_set(out, CODEC_RAW, out->page, PAGE_BYTES);
 }

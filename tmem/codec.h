@@ -7,6 +7,7 @@
 #ifndef TMEM_CODEC_H
 #define TMEM_CODEC_H
 
+#include "tmem/encode.h"
 #include "tmem/pack.h"
 #include "tmem/tmem.h"
 
@@ -23,11 +24,11 @@ enum codec_mode { CODEC_PLAIN, CODEC_COMPRESS };
 struct codec_page {
 	struct pack_item item; /* data points into this structure */
 	bool poor;	       /* raw because LZ4 saved too little */
-	_Alignas(16) unsigned char page[PAGE_BYTES];
-	_Alignas(16) unsigned char small[PACK_SMALL_MAX];
+	_Alignas(16) unsigned char page[PAGE_BYTES + ENCODE_SLACK];
+	_Alignas(16) unsigned char small[ENCODE_BYTES];
 };
 
-/* Reads the page once: it may be changing. About 23 KiB of stack. */
+/* Reads the page once: it may be changing. About 16 KiB of stack. */
 void codec_encode(struct codec_page *out, const void *page,
 		  enum codec_mode mode);
 
