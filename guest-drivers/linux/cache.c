@@ -4,7 +4,8 @@
  * cache.h for the whole.
  *
  * A block's key: object {random number of the disk, 0, block / 2^32}, index
- * block % 2^32. Blocks of one group of 32 share a queue of the line, and what
+ * block % 2^32; in a shared pool, object {0, blocks of the disk, block / 2^32}.
+ * Blocks of one group of 32 share a queue of the line, and what
  * happens to a group's present bits happens under that queue's lock:
  *
  *   put    set bit; barrier; generation still the same? post : clear bit
@@ -15,9 +16,13 @@
  * them gives way: a put of old data never stays behind a write. A bit that is
  * set in vain for a moment is seen under the lock by nobody.
  *
- * The pool is of one epoch of the line. Bits are cleared before the pool is
- * told of (cache_pool.epoch), and bits are taken and set only while that is the
- * line's epoch, so no bit outlives its pool.
+ * A pool is of one epoch of the line. Bits are cleared before the pool is told
+ * of (its epoch), and bits are taken and set only while that is the line's
+ * epoch, so no bit outlives its pool.
+ *
+ * A shared pool may be refused, or end without a word: the host's administrator
+ * decides that. While reads miss, or find no pool, it is looked after every
+ * LOOK_SECONDS; an idle disk costs nothing.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -35,16 +40,16 @@
 #include "cache.h"
 #include "stats.h"
 
-#define CACHE_GROUP 32ull /* as tm_line_queue_of has it */
+#define CACHE_GROUP  32ull /* as tm_line_queue_of has it */
+#define LOOK_SECONDS 10
 
-static DEFINE_MUTEX(cache_mutex); /* pool, and changes of disks */
+static DEFINE_MUTEX(cache_mutex); /* pools, and changes of disks */
 static struct tm_cache_disk __rcu *cache_disks[TM_CACHE_DISKS];
-static unsigned int cache_disk_count;
+static unsigned int cache_disk_count, cache_private_count;
+static struct tm_cache_pool cache_private; /* of all disks not shared */
 
-static struct {
-	u32 epoch; /* 0: no pool */
-	s32 id;
-} cache_pool;
+static void cache_look(struct work_struct *work);
+static DECLARE_DELAYED_WORK(cache_look_work, cache_look);
 
 static DEFINE_PER_CPU(u64[TM_CACHE_COUNTERS], cache_counters);
 
@@ -55,11 +60,22 @@ void tm_cache_count(enum tm_cache_counter which)
 
 /* --- Keys and bits --- */
 
-bool tm_cache_up(void)
+static bool cache_pool_up(const struct tm_cache_pool *pool)
 {
-	u32 epoch = smp_load_acquire(&cache_pool.epoch);
+	u32 epoch = smp_load_acquire(&pool->epoch);
 
 	return epoch && epoch == tm_line_epoch();
+}
+
+bool tm_cache_up(const struct tm_cache_disk *cd)
+{
+	return cache_pool_up(cd->pool);
+}
+
+/* Of a shared disk: any context. */
+static void cache_look_soon(void)
+{
+	schedule_delayed_work(&cache_look_work, LOOK_SECONDS * HZ);
 }
 
 /* The pool is not filled in: cache_pool_of. */
@@ -68,7 +84,7 @@ static struct line_entry cache_entry(const struct tm_cache_disk *cd,
 {
 	return (struct line_entry){
 		.op = op,
-		.oid = {cd->id, 0, block >> 32},
+		.oid = {cd->oid[0], cd->oid[1], block >> 32},
 		.index = (u32)block,
 	};
 }
@@ -77,11 +93,12 @@ static struct line_entry cache_entry(const struct tm_cache_disk *cd,
  * The pool's epoch and id, 0 if there is none. With interrupts off: until they
  * are on again, no other pool is told of.
  */
-static u32 cache_pool_of(struct line_entry *entry)
+static u32 cache_pool_of(const struct tm_cache_disk *cd,
+			 struct line_entry *entry)
 {
-	u32 epoch = smp_load_acquire(&cache_pool.epoch);
+	u32 epoch = smp_load_acquire(&cd->pool->epoch);
 
-	entry->pool = READ_ONCE(cache_pool.id);
+	entry->pool = READ_ONCE(cd->pool->id);
 	return epoch == tm_line_epoch() ? epoch : 0;
 }
 
@@ -91,7 +108,7 @@ static void cache_put_locked(struct tm_cache_disk *cd, unsigned int queue,
 			     const struct tm_cache_place *place,
 			     struct page *page)
 {
-	u32 epoch = cache_pool_of(entry);
+	u32 epoch = cache_pool_of(cd, entry);
 
 	if (!epoch) {
 		tm_cache_count(TM_CACHE_DOWN);
@@ -173,7 +190,7 @@ static void cache_flush_group(struct tm_cache_disk *cd, u64 first, u64 last)
 	struct line_entry entry = cache_entry(cd, LINE_OP_FLUSH_PAGE, first);
 	unsigned int queue = tm_line_queue_of(&entry);
 	unsigned long flags = tm_line_lock(queue);
-	u32 epoch = cache_pool_of(&entry);
+	u32 epoch = cache_pool_of(cd, &entry);
 	unsigned int n = cache_clear(cd, &first, &last);
 
 	if (n && epoch) {
@@ -204,17 +221,27 @@ bool tm_cache_peek(struct tm_cache_disk *cd, u64 block, unsigned int max,
 		   unsigned int *run_out)
 {
 	u64 end = min(block + max, cd->blocks);
-	bool present = tm_cache_up() && READ_ONCE(cd->live) &&
-		       test_bit(block, cd->present);
+	bool up = tm_cache_up(cd);
+	bool present =
+		up && READ_ONCE(cd->live) && test_bit(block, cd->present);
 
+	if (!up && cd->shared)
+		cache_look_soon();
 	if (present) {
 		end = min(end, (block | (CACHE_GROUP - 1)) + 1);
 		end = find_next_zero_bit(cd->present, end, block + 1);
-	} else if (tm_cache_up()) {
+	} else if (up) {
 		end = find_next_bit(cd->present, end, block + 1);
 	}
 	*run_out = end - block;
 	return present;
+}
+
+/* A page got from a shared pool is still there. */
+static bool cache_bit_take(struct tm_cache_disk *cd, u64 block)
+{
+	return cd->shared ? test_bit(block, cd->present)
+			  : test_and_clear_bit(block, cd->present);
 }
 
 u32 tm_cache_take(struct tm_cache_disk *cd, u64 block, unsigned int *count,
@@ -227,16 +254,25 @@ u32 tm_cache_take(struct tm_cache_disk *cd, u64 block, unsigned int *count,
 	*entry_out = cache_entry(cd, LINE_OP_GET, block);
 	queue = tm_line_queue_of(entry_out);
 	flags = tm_line_lock(queue);
-	epoch = cache_pool_of(entry_out);
+	epoch = cache_pool_of(cd, entry_out);
 	if (epoch)
-		while (n < *count && test_and_clear_bit(block + n, cd->present))
+		while (n < *count && cache_bit_take(cd, block + n))
 			n++;
 	tm_line_unlock(queue, flags);
 	*count = n;
 	return n ? epoch : 0;
 }
 
-/* --- The pool --- */
+void tm_cache_missed(struct tm_cache_disk *cd, u64 block)
+{
+	tm_cache_count(TM_CACHE_GONE);
+	if (!cd->shared)
+		return;
+	clear_bit(block, cd->present);
+	cache_look_soon();
+}
+
+/* --- Pools [cache_mutex] --- */
 
 static size_t cache_present_bytes(u64 blocks)
 {
@@ -249,76 +285,143 @@ static void cache_disk_clear(struct tm_cache_disk *cd)
 	memset(cd->present, 0, cache_present_bytes(cd->blocks));
 }
 
-static void cache_forget_bits(void)
+static struct tm_cache_disk *cache_disk_at(unsigned int slot)
+{
+	return rcu_dereference_protected(cache_disks[slot],
+					 lockdep_is_held(&cache_mutex));
+}
+
+/* What a new pool has of a disk: nothing, or whatever others put. */
+static void cache_pool_bits(const struct tm_cache_pool *pool)
 {
 	struct tm_cache_disk *cd;
 	unsigned int i;
 
 	for (i = 0; i < TM_CACHE_DISKS; i++) {
-		cd = rcu_dereference_protected(cache_disks[i],
-					       lockdep_is_held(&cache_mutex));
-		if (cd)
-			cache_disk_clear(cd);
+		cd = cache_disk_at(i);
+		if (cd && cd->pool == pool)
+			memset(cd->present, cd->shared ? 0xff : 0,
+			       cache_present_bytes(cd->blocks));
 	}
 }
 
 /* No bit is set or taken from now on. */
-static void cache_pool_hide(void)
+static void cache_pool_hide(struct tm_cache_pool *pool)
 {
-	WRITE_ONCE(cache_pool.epoch, 0);
+	WRITE_ONCE(pool->epoch, 0);
 	/* Who still saw the epoch did so with interrupts off. */
 	synchronize_rcu();
 }
 
-static int cache_pool_open(u32 epoch)
+/* shared: what it is known by, or NULL. */
+static int cache_pool_open(struct tm_cache_pool *pool, u32 epoch,
+			   const uuid_t *shared)
 {
 	struct tm_request rq = {
 		.entry = {.op = LINE_OP_POOL_CREATE,
-			  .pool = LINE_POOL_EPHEMERAL},
+			  .pool = shared ? LINE_POOL_SHARED
+					 : LINE_POOL_EPHEMERAL},
 		.epoch = epoch,
 	};
-	int rc = tm_line_call(&rq);
+	int rc;
 
+	if (shared)
+		memcpy(rq.entry.oid, shared, sizeof(*shared));
+	rc = tm_line_call(&rq);
 	if (rc < 0)
 		return rc;
-	cache_forget_bits();
-	WRITE_ONCE(cache_pool.id, rc);
-	/* Pairs with tm_cache_up. */
-	smp_store_release(&cache_pool.epoch, epoch);
+	cache_pool_bits(pool);
+	WRITE_ONCE(pool->id, rc);
+	/* Pairs with cache_pool_up. */
+	smp_store_release(&pool->epoch, epoch);
 	return 0;
 }
 
-static void cache_pool_close(void)
+static void cache_pool_close(struct tm_cache_pool *pool)
 {
 	struct tm_request rq = {
-		.entry = {.op = LINE_OP_POOL_DESTROY, .pool = cache_pool.id},
-		.epoch = cache_pool.epoch,
+		.entry = {.op = LINE_OP_POOL_DESTROY, .pool = pool->id},
+		.epoch = pool->epoch,
 	};
-	bool up = tm_cache_up();
+	bool up = cache_pool_up(pool);
 
-	cache_pool_hide();
+	cache_pool_hide(pool);
 	if (up && tm_line_call(&rq) < 0)
-		pr_info("the cache's pool is gone already\n");
+		pr_info("a pool of the cache is gone already\n");
 }
 
-/*
- * Makes pool or no pool come true: what the host wishes, the line allows, and
- * there are disks for.
- */
-static int cache_pool_settle(void)
+/* Makes pool or no pool come true. */
+static int cache_pool_settle(struct tm_cache_pool *pool, bool want,
+			     const uuid_t *shared)
 {
 	u32 epoch = tm_line_epoch();
+
+	want = want && epoch;
+	if (pool->epoch && (!want || pool->epoch != epoch))
+		cache_pool_close(pool);
+	if (want && !pool->epoch)
+		return cache_pool_open(pool, epoch, shared);
+	return 0;
+}
+
+static void cache_shared_settle(struct tm_cache_disk *cd, bool want)
+{
+	int rc = cache_pool_settle(&cd->own, want, &cd->uuid);
+
+	if (rc && rc != cd->refused)
+		pr_warn("%s: no shared pool %pUb: %d%s\n", cd->disk->disk_name,
+			&cd->uuid, rc,
+			rc == LINE_EACCES ? " (not authorised)" : "");
+	cd->refused = rc;
+}
+
+/* What the host wishes now, the line allows, and there are disks for. */
+static int cache_settle(void)
+{
 	struct tm_settings settings;
-	bool want;
+	struct tm_cache_disk *cd;
+	unsigned int i;
 
 	lockdep_assert_held(&cache_mutex);
 	tm_line_settings(&settings);
-	want = epoch && settings.ephemeral && cache_disk_count;
-	if (cache_pool.epoch && (!want || cache_pool.epoch != epoch))
-		cache_pool_close();
-	if (want && !cache_pool.epoch)
-		return cache_pool_open(epoch);
-	return 0;
+	for (i = 0; i < TM_CACHE_DISKS; i++) {
+		cd = cache_disk_at(i);
+		if (cd && cd->shared)
+			cache_shared_settle(cd, settings.ephemeral);
+	}
+	return cache_pool_settle(&cache_private,
+				 settings.ephemeral && cache_private_count,
+				 NULL);
+}
+
+/* Is a shared pool still there? Flushing what nobody puts tells. */
+static void cache_shared_look(struct tm_cache_disk *cd)
+{
+	struct tm_request rq = {
+		.entry = {.op = LINE_OP_FLUSH_PAGE,
+			  .pool = cd->own.id,
+			  .oid = {U64_MAX}},
+		.epoch = cd->own.epoch,
+	};
+
+	if (cache_pool_up(&cd->own) && tm_line_call(&rq) == LINE_ENOENT)
+		cache_pool_close(&cd->own);
+}
+
+static void cache_look(struct work_struct *work)
+{
+	struct tm_cache_disk *cd;
+	unsigned int i;
+
+	mutex_lock(&cache_mutex);
+	for (i = 0; i < TM_CACHE_DISKS; i++) {
+		cd = cache_disk_at(i);
+		if (cd && cd->shared)
+			cache_shared_look(cd);
+	}
+	if (cache_settle())
+		pr_warn("no pool for the cache\n");
+	mutex_unlock(&cache_mutex);
 }
 
 static int cache_begin(u32 epoch)
@@ -326,15 +429,23 @@ static int cache_begin(u32 epoch)
 	int rc;
 
 	mutex_lock(&cache_mutex);
-	rc = cache_pool_settle();
+	rc = cache_settle();
 	mutex_unlock(&cache_mutex);
 	return rc;
 }
 
 static void cache_broken(void)
 {
+	struct tm_cache_disk *cd;
+	unsigned int i;
+
 	mutex_lock(&cache_mutex);
-	cache_pool_hide();
+	cache_pool_hide(&cache_private);
+	for (i = 0; i < TM_CACHE_DISKS; i++) {
+		cd = cache_disk_at(i);
+		if (cd && cd->shared)
+			cache_pool_hide(&cd->own);
+	}
 	mutex_unlock(&cache_mutex);
 }
 
@@ -400,14 +511,15 @@ static int cache_disk_add(struct tm_cache_disk *cd)
 	cd->slot = slot;
 	rcu_assign_pointer(cache_disks[slot], cd);
 	cache_disk_count++;
+	cache_private_count += !cd->shared;
 	/* Without a pool reads go to the disk: no reason to fail. */
-	rc = cache_pool_settle();
+	rc = cache_settle();
 	if (rc)
 		pr_warn("no pool for the cache: %d\n", rc);
 	return 0;
 }
 
-int tm_cache_disk_create(struct gendisk *disk, u64 blocks,
+int tm_cache_disk_create(struct gendisk *disk, u64 blocks, const uuid_t *shared,
 			 struct tm_cache_disk **cd_out)
 {
 	struct tm_cache_disk *cd = kzalloc(sizeof(*cd), GFP_KERNEL);
@@ -415,7 +527,14 @@ int tm_cache_disk_create(struct gendisk *disk, u64 blocks,
 
 	if (!cd)
 		return -ENOMEM;
-	cd->id = get_random_u64();
+	cd->shared = shared;
+	cd->pool = shared ? &cd->own : &cache_private;
+	if (shared) {
+		uuid_copy(&cd->uuid, shared);
+		cd->oid[1] = blocks;
+	} else {
+		cd->oid[0] = get_random_u64();
+	}
 	cd->blocks = blocks;
 	cd->disk = disk;
 	cd->present = vzalloc(cache_present_bytes(blocks));
@@ -447,7 +566,7 @@ static void cache_disk_flush(struct tm_cache_disk *cd)
 					     object << 32),
 		};
 
-		rq.epoch = cache_pool_of(&rq.entry);
+		rq.epoch = cache_pool_of(cd, &rq.entry);
 		if (!rq.epoch || tm_line_call(&rq) < 0)
 			break;
 	}
@@ -459,11 +578,15 @@ void tm_cache_disk_destroy(struct tm_cache_disk *cd)
 	tm_cache_disk_live(cd, false);
 	RCU_INIT_POINTER(cache_disks[cd->slot], NULL);
 	synchronize_rcu();
-	cache_disk_flush(cd);
-	if (!--cache_disk_count) {
-		cache_pool_settle();
+	/* Of a shared pool, others' pages are not ours to flush. */
+	if (cd->shared)
+		cache_pool_close(&cd->own);
+	else
+		cache_disk_flush(cd);
+	cache_private_count -= !cd->shared;
+	cache_settle();
+	if (!--cache_disk_count)
 		cache_stop();
-	}
 	mutex_unlock(&cache_mutex);
 	vfree(cd->present);
 	kfree(cd);
@@ -504,12 +627,28 @@ static const char *const cache_names[TM_CACHE_COUNTERS] = {
 	[TM_CACHE_FLUSH_DROPPED] = "flush_dropped",
 };
 
+/* Disks whose shared pool is there. */
+static unsigned int cache_shared_up(void)
+{
+	struct tm_cache_disk *cd;
+	unsigned int i, n = 0;
+
+	rcu_read_lock();
+	for (i = 0; i < TM_CACHE_DISKS; i++) {
+		cd = rcu_dereference(cache_disks[i]);
+		n += cd && cd->shared && tm_cache_up(cd);
+	}
+	rcu_read_unlock();
+	return n;
+}
+
 static int cache_show(struct seq_file *file, void *unused)
 {
 	unsigned int i, cpu;
 	u64 sum;
 
-	seq_printf(file, "up %u\ndisks %u\n", tm_cache_up(),
+	seq_printf(file, "up %u\nshared %u\ndisks %u\n",
+		   cache_pool_up(&cache_private), cache_shared_up(),
 		   READ_ONCE(cache_disk_count));
 	for (i = 0; i < TM_CACHE_COUNTERS; i++) {
 		sum = 0;
@@ -537,7 +676,8 @@ void tm_cache_exit(void)
 {
 	tm_target_exit();
 	tm_line_user_remove(&cache_user);
+	cancel_delayed_work_sync(&cache_look_work);
 	mutex_lock(&cache_mutex);
-	cache_pool_close();
+	cache_pool_close(&cache_private);
 	mutex_unlock(&cache_mutex);
 }

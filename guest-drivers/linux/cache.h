@@ -33,6 +33,12 @@
  *    flush is a courtesy which frees the host's memory sooner, and a write
  *    need not wait for a full ring: there is nothing to deadlock on.
  *
+ * A disk that nobody writes to may be in a pool that several guests share. Then
+ * keys are those of the disk's contents, the same in each guest, and a bit says
+ * that the host may have the block: all are set at first, a miss clears one, a
+ * put sets it. There is nothing to be flushed, and invariant 2 is not needed:
+ * whoever put it, it is what the disk holds.
+ *
  * The host may drop any page at any time, the line may break: reads then go to
  * the disk, which always has everything, since writes are never held back.
  *
@@ -66,6 +72,7 @@
 #include <linux/magic.h>
 #include <linux/mm.h>
 #include <linux/types.h>
+#include <linux/uuid.h>
 
 #include "line.h"
 
@@ -91,14 +98,25 @@ enum tm_cache_counter {
 };
 void tm_cache_count(enum tm_cache_counter which);
 
+/* A pool of the line, of one epoch. */
+struct tm_cache_pool {
+	u32 epoch; /* 0: there is none */
+	s32 id;
+};
+
 /* A disk with the target: one instance of one table. */
 struct tm_cache_disk {
 	unsigned int slot; /* 0 to TM_CACHE_DISKS - 1 */
 	bool live;	   /* between resume and suspend */
-	u64 id;		   /* random: word 0 of its objects */
+	bool shared;	   /* read-only; in a pool that other guests share */
+	u64 oid[2];	   /* words of its objects: see cache.c */
 	u64 blocks;
 	struct gendisk *disk; /* as file systems see it */
 	unsigned long *present;
+	struct tm_cache_pool *pool; /* that of all private ones, or own */
+	struct tm_cache_pool own;
+	uuid_t uuid; /* of the shared pool */
+	int refused; /* what the host last said to that */
 };
 
 /* Where a cached page's content also is. */
@@ -122,16 +140,20 @@ static inline void tm_cache_exit(void)
 {
 }
 #endif
-/* Process context. disk: as seen from above; owner keeps it alive. */
+/*
+ * Process context. disk: as seen from above; owner keeps it alive. shared: the
+ * pool to share, of a disk that nobody writes to; NULL: none.
+ */
 int __must_check tm_cache_disk_create(struct gendisk *disk, u64 blocks,
+				      const uuid_t *shared,
 				      struct tm_cache_disk **cd_out);
 void tm_cache_disk_destroy(struct tm_cache_disk *cd);
 /* Nothing known of the disk is true any more. May sleep. */
 void tm_cache_disk_forget(struct tm_cache_disk *cd);
 /* After resume, before suspend. False: forgets, and may sleep. */
 void tm_cache_disk_live(struct tm_cache_disk *cd, bool live);
-/* Is there a pool? May be over as soon as it is said. */
-bool tm_cache_up(void);
+/* Is there a pool for it? May be over as soon as it is said. */
+bool tm_cache_up(const struct tm_cache_disk *cd);
 /* From the removal of a clean page; any context. */
 void tm_cache_put(const struct tm_cache_place *place, struct page *page);
 /* The blocks' content changes; after tm_gen_write_begin. Any context. */
@@ -143,12 +165,15 @@ void tm_cache_flush(struct tm_cache_disk *cd, u64 first, u64 last);
 bool tm_cache_peek(struct tm_cache_disk *cd, u64 block, unsigned int max,
 		   unsigned int *run_out);
 /*
- * Takes the bits of at most *count present blocks from block on, and tells how
- * many: the caller must get each, with the epoch returned; entry_out is the
- * first's, and the others follow in the same object and queue. 0: none.
+ * Takes the bits of at most *count present blocks from block on (a shared
+ * disk's stay), and tells how many: the caller must get each, with the epoch
+ * returned; entry_out is the first's, and the others follow in the same object
+ * and queue. 0: none.
  */
 u32 tm_cache_take(struct tm_cache_disk *cd, u64 block, unsigned int *count,
 		  struct line_entry *entry_out);
+/* The host did not have it. Any context. */
+void tm_cache_missed(struct tm_cache_disk *cd, u64 block);
 
 /* cache_learn.c: any context but NMI. */
 int tm_learn_create(void);

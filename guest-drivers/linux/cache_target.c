@@ -2,7 +2,10 @@
 /*
  * The device-mapper target "tmem-cache", for under a file system:
  *
- *   0 SECTORS tmem-cache DEVICE
+ *   0 SECTORS tmem-cache DEVICE [shared UUID]
+ *
+ * shared: in a pool that guests of the same UUID share; of a table that is
+ * loaded read-only, and no other.
  *
  * Everything goes to DEVICE, and writes do so at once. A read is cut where
  * blocks change between being in the pool and not. What is not goes to DEVICE.
@@ -40,6 +43,7 @@
 #include <linux/workqueue.h>
 
 #include "cache.h"
+#include "compat.h"
 #include "stats.h"
 
 #define TARGET_BLOCKS 32u
@@ -261,13 +265,20 @@ static void target_gets_put(struct target_gets *gets)
 		bio_endio(bio);
 }
 
+static void target_missed(struct target_get *get)
+{
+	const struct target_bio *tb = target_of(get->all->bio);
+
+	tm_cache_missed(tb->target->cd, tb->first + (get - get->all->gets));
+}
+
 static void target_got(struct tm_request *rq, int result)
 {
 	struct target_get *get = container_of(rq, struct target_get, rq);
 
 	if (result) {
 		WRITE_ONCE(get->all->failed, true);
-		tm_cache_count(TM_CACHE_GONE);
+		target_missed(get);
 	}
 	target_gets_put(get->all);
 }
@@ -442,6 +453,8 @@ static int target_map(struct dm_target *ti, struct bio *bio)
 		return DM_MAPIO_REMAPPED;
 	tb->first = sector / TM_BLOCK_SECTORS;
 	tb->last = (sector + sectors - 1) / TM_BLOCK_SECTORS;
+	if (op_is_write(bio_op(bio)) && t->cd->shared)
+		return DM_MAPIO_KILL;
 	if (op_is_write(bio_op(bio))) {
 		target_map_write(tb, bio, aligned);
 		return DM_MAPIO_REMAPPED;
@@ -454,15 +467,36 @@ static int target_map(struct dm_target *ti, struct bio *bio)
 
 /* --- Life --- */
 
+/* What follows the device. */
+static int target_shared(struct dm_target *ti, unsigned int argc, char **argv,
+			 uuid_t *uuid_out)
+{
+	if (argc != 2 || strcmp(argv[0], "shared") ||
+	    strlen(argv[1]) != UUID_STRING_LEN ||
+	    uuid_parse(argv[1], uuid_out)) {
+		ti->error = "expected: DEVICE [shared UUID]";
+		return -EINVAL;
+	}
+	if (dm_table_get_mode(ti->table) & COMPAT_MODE_WRITE) {
+		ti->error = "shared: of a read-only table only (--readonly)";
+		return -EROFS;
+	}
+	return 0;
+}
+
 static int target_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 {
 	struct target *t;
+	uuid_t uuid;
 	int rc;
 
-	if (argc != 1) {
-		ti->error = "expected: DEVICE";
+	if (argc < 1) {
+		ti->error = "expected: DEVICE [shared UUID]";
 		return -EINVAL;
 	}
+	rc = argc > 1 ? target_shared(ti, argc - 1, argv + 1, &uuid) : 0;
+	if (rc)
+		return rc;
 	t = kzalloc(sizeof(*t), GFP_KERNEL);
 	if (!t) {
 		ti->error = "out of memory";
@@ -475,7 +509,7 @@ static int target_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	}
 	rc = tm_cache_disk_create(dm_disk(dm_table_get_md(ti->table)),
 				  DIV_ROUND_UP_ULL(ti->len, TM_BLOCK_SECTORS),
-				  &t->cd);
+				  argc > 1 ? &uuid : NULL, &t->cd);
 	if (rc) {
 		ti->error = "cannot start the cache (see the kernel's log)";
 		goto put_device;
@@ -537,10 +571,12 @@ static void target_status(struct dm_target *ti, status_type_t type,
 
 	switch (type) {
 	case STATUSTYPE_INFO:
-		DMEMIT("%s", tm_cache_up() ? "up" : "down");
+		DMEMIT("%s", tm_cache_up(t->cd) ? "up" : "down");
 		break;
 	case STATUSTYPE_TABLE:
 		DMEMIT("%s", t->dev->name);
+		if (t->cd->shared)
+			DMEMIT(" shared %pUb", &t->cd->uuid);
 		break;
 	case STATUSTYPE_IMA:
 		DMEMIT_TARGET_NAME_VERSION(ti->type);

@@ -29,6 +29,13 @@ static inline int compat_timer_delete_sync(struct timer_list *timer)
 #define COMPAT_DISK_RELEASE(name) void name(struct gendisk *disk, fmode_t mode)
 #endif
 
+/* In a device-mapper table's mode. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 5, 0)
+#define COMPAT_MODE_WRITE BLK_OPEN_WRITE
+#else
+#define COMPAT_MODE_WRITE FMODE_WRITE
+#endif
+
 #if LINUX_VERSION_CODE < KERNEL_VERSION(5, 17, 0)
 #define GENHD_FL_NO_PART GENHD_FL_NO_PART_SCAN
 #endif

@@ -117,13 +117,17 @@ class Machine:
     """One guest; ram: less what its kernel takes more than 6.1; tmem and swap: the
     most its client may hold, and the size of its swap device, in MiB. Without hvd and line it has no such device.
 
+    domain: its trust domain; by default one of its own.
+
     boot: a folder with vmlinuz and initrd, of a guest with another root, and
     more: QEMU's arguments for that."""
 
     def __init__(self, name, hvd=None, ram=96, tmem=256, swap=192, disks=(),
-                 line=None, binaries=(), smp=1, boot=None, more=()):
+                 line=None, binaries=(), smp=1, boot=None, more=(),
+                 domain=""):
         self.name = name
         self.hvd = hvd
+        self.domain = domain
         self.log = name + ".log"
         self.console = os.path.join(lib.work, name + ".console")
         kernel, initrd = (boot, boot + "/initrd") if boot \
@@ -156,7 +160,8 @@ class Machine:
                        f"vectors={VECTORS}"]
         if line:
             return argv, {}
-        return argv, {"TIDEPOOL_RUN_DIR": self.hvd.dir,
+        own = {"TIDEPOOL_DOMAIN": self.domain} if self.domain else {}
+        return argv, {**own, "TIDEPOOL_RUN_DIR": self.hvd.dir,
                       "TIDEPOOL_CONFIG": self.hvd.agent_conf,
                       "LD_PRELOAD": lib.built("libhvagent.so"),
                       "TIDEPOOL_NAME": self.name,
@@ -203,9 +208,9 @@ class Machine:
         """Of /dev/DISK, in all."""
         return int(self.run(f"cat /sys/class/block/{disk}/size"))
 
-    def dm_make(self, name, table):
+    def dm_make(self, name, table, options=""):
         """A device of the device mapper; its path."""
-        self.run(f"{DM} create {name} --table '{table}'")
+        self.run(f"{DM} create {name} {options} --table '{table}'")
         return "/dev/" + self.run(f"cd /sys/block; grep -lx {name} dm-*/dm/name"
                                   ).split("/")[0]
 
