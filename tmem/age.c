@@ -3,7 +3,8 @@
  * A client's ephemeral pages by age: a list through the links of their leaves,
  * from the oldest put to the newest. It crosses shards, so it has a lock of its
  * own. A page is in the list exactly while its word is not 0; whoever holds the
- * lock may therefore trust the leaf of any page it meets there to exist.
+ * lock may therefore trust the leaf of any page it meets there to exist, and
+ * the shelf that it is on to be the store's.
  */
 #include "tmem/store.h"
 
@@ -11,8 +12,9 @@
 
 static struct link *link_at(const struct tmem *tm, uint32_t word)
 {
-	uint32_t leaf = slab_cell_of(word, sizeof(struct leaf_ephemeral));
-	struct leaf_ephemeral *le = arena_unit_at(&tm->tables, leaf);
+	const struct shelf *shelf = tm->shelf[KIND_EPHEMERAL];
+	uint32_t leaf = word_leaf(shelf, word);
+	struct leaf_ephemeral *le = arena_unit_at(&shelf->tables, leaf);
 
 	return &le->link[word - word_unit(leaf, 0)];
 }
@@ -78,7 +80,10 @@ uint32_t age_oldest(struct tmem_client *cl, unsigned *shard_out)
 	lock_take(&cl->age_lock);
 	word = cl->oldest;
 	if (word)
-		*shard_out = slab_head_of(&cl->tm->tables, word)->shard;
+		*shard_out =
+			slab_head_of(&cl->tm->shelf[KIND_EPHEMERAL]->tables,
+				     word)
+				->shard;
 	lock_drop(&cl->age_lock);
 	return word;
 }

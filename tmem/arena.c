@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define WORD_BITS 64
+#define MAP_FIRST 4
 
 struct arena_piece {
 	uint32_t free; /* blocks */
@@ -31,6 +32,11 @@ static size_t piece_bytes(const struct arena *arena)
 	return sizeof(struct arena_piece) + blocks_per_piece(arena) / 8;
 }
 
+static size_t map_bytes(const struct arena *arena)
+{
+	return arena->map_room * sizeof(struct arena_piece *);
+}
+
 int arena_init(struct arena *arena, struct budget *budget, unsigned block_shift,
 	       unsigned piece_shift, uint32_t pieces_max,
 	       enum arena_charge charge)
@@ -42,10 +48,8 @@ int arena_init(struct arena *arena, struct budget *budget, unsigned block_shift,
 	arena->pieces_max = pieces_max;
 	arena->charge = charge;
 	arena->base = heap_alloc(budget, pieces_max * sizeof(*arena->base));
-	arena->map =
-		heap_alloc(budget, pieces_max * sizeof(struct arena_piece *));
 	lock_init(&arena->lock, LOCK_ARENA);
-	if (arena->base && arena->map)
+	if (arena->base)
 		return 0;
 	arena_fini(arena);
 	return -ENOMEM;
@@ -60,11 +64,29 @@ void arena_fini(struct arena *arena)
 				   (size_t)1 << arena->piece_shift);
 		heap_free(budget, arena->map[p], piece_bytes(arena));
 	}
+	if (arena->charge == ARENA_CHARGE_BLOCKS)
+		budget_uncharge(budget, ((uint64_t)arena->given + arena->kept)
+						<< arena->block_shift);
 	heap_free(budget, arena->base,
 		  arena->pieces_max * sizeof(*arena->base));
-	heap_free(budget, arena->map,
-		  arena->pieces_max * sizeof(struct arena_piece *));
+	heap_free(budget, arena->map, map_bytes(arena));
 	lock_fini(&arena->lock);
+}
+
+static int map_enlarge(struct arena *arena)
+{
+	uint32_t room = arena->map_room ? 2 * arena->map_room : MAP_FIRST;
+	struct arena_piece **map =
+		heap_alloc(arena->budget, room * sizeof(*map));
+
+	if (!map)
+		return -ENOMEM;
+	if (arena->map)
+		memcpy(map, arena->map, map_bytes(arena));
+	heap_free(arena->budget, arena->map, map_bytes(arena));
+	arena->map = map;
+	arena->map_room = room;
+	return 0;
 }
 
 static int piece_add(struct arena *arena)
@@ -74,7 +96,8 @@ static int piece_add(struct arena *arena)
 	void *base;
 	int rc;
 
-	if (arena->pieces == arena->pieces_max)
+	if (arena->pieces == arena->pieces_max ||
+	    (arena->pieces == arena->map_room && map_enlarge(arena)))
 		return -ENOMEM;
 	piece = heap_alloc(budget, piece_bytes(arena));
 	if (!piece)
@@ -105,18 +128,26 @@ static uint32_t piece_take(struct arena_piece *piece)
 	return w * WORD_BITS + bit;
 }
 
-static int charge_block(struct arena *arena)
+enum need { NEED_WITHIN_LIMIT, NEED_ANYWAY };
+
+static int charge_block(struct arena *arena, enum need need)
 {
+	uint64_t bytes = (uint64_t)1 << arena->block_shift;
+
 	if (arena->charge == ARENA_CHARGE_NOTHING)
 		return 0;
 	if (arena->kept) {
 		arena->kept--;
 		return 0;
 	}
-	return budget_charge(arena->budget, (uint64_t)1 << arena->block_shift);
+	if (need == NEED_WITHIN_LIMIT)
+		return budget_charge(arena->budget, bytes);
+	budget_charge_anyway(arena->budget, bytes);
+	return 0;
 }
 
-static int block_get_locked(struct arena *arena, uint32_t *block_out)
+static int block_get_locked(struct arena *arena, enum need need,
+			    uint32_t *block_out)
 {
 	uint32_t p = arena->hint;
 	int rc;
@@ -129,7 +160,7 @@ static int block_get_locked(struct arena *arena, uint32_t *block_out)
 		if (rc)
 			return rc;
 	}
-	rc = charge_block(arena);
+	rc = charge_block(arena, need);
 	if (rc)
 		return rc;
 	*block_out = p * blocks_per_piece(arena) + piece_take(arena->map[p]);
@@ -137,22 +168,32 @@ static int block_get_locked(struct arena *arena, uint32_t *block_out)
 	return 0;
 }
 
-int arena_block_get(struct arena *arena, uint32_t *block_out)
+static int block_get(struct arena *arena, enum need need, uint32_t *block_out)
 {
 	int rc;
 
 	lock_take(&arena->lock);
-	rc = block_get_locked(arena, block_out);
+	rc = block_get_locked(arena, need, block_out);
 	lock_drop(&arena->lock);
 	return rc;
+}
+
+int arena_block_get(struct arena *arena, uint32_t *block_out)
+{
+	return block_get(arena, NEED_WITHIN_LIMIT, block_out);
+}
+
+int arena_block_need(struct arena *arena, uint32_t *block_out)
+{
+	return block_get(arena, NEED_ANYWAY, block_out);
 }
 
 void arena_block_put(struct arena *arena, uint32_t block)
 {
 	uint32_t per = blocks_per_piece(arena);
 	size_t bytes = (size_t)1 << arena->block_shift;
-	struct arena_piece *piece = arena->map[block / per];
 	uint32_t n = block % per;
+	struct arena_piece *piece;
 	int rc = 0;
 
 	/* Ours until the bit is cleared: the kernel is asked unlocked. */
@@ -160,6 +201,7 @@ void arena_block_put(struct arena *arena, uint32_t block)
 		rc = arena->budget->ops->release(arena_block_at(arena, block),
 						 bytes);
 	lock_take(&arena->lock);
+	piece = arena->map[block / per];
 	assert(piece->used[n / WORD_BITS] >> n % WORD_BITS & 1);
 	piece->used[n / WORD_BITS] &= ~((uint64_t)1 << n % WORD_BITS);
 	piece->free++;

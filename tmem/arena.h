@@ -36,7 +36,8 @@ struct arena {
 	uint32_t kept;	/* free blocks the kernel would not take back */
 	uint32_t given; /* blocks handed out */
 	char **base;	/* of each piece */
-	struct arena_piece **map;
+	struct arena_piece **map; /* lock: arena */
+	uint32_t map_room;
 };
 
 MUST_CHECK int arena_init(struct arena *arena, struct budget *budget,
@@ -49,6 +50,9 @@ void arena_fini(struct arena *arena);
  * left. -ENOSPC: over budget; -ENOMEM.
  */
 MUST_CHECK int arena_block_get(struct arena *arena, uint32_t *block_out);
+
+/* The same for what a store cannot be without: counted, not refused. */
+MUST_CHECK int arena_block_need(struct arena *arena, uint32_t *block_out);
 void arena_block_put(struct arena *arena, uint32_t block);
 
 static inline char *arena_block_at(const struct arena *arena, uint32_t block)

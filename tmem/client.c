@@ -134,14 +134,19 @@ void tmem_client_stats(const struct tmem_client *cl,
 
 int tmem_client_lend(struct tmem_client *cl, uint64_t bytes)
 {
+	struct tmem *tm;
 	uint64_t was;
 
 	if (!cl)
 		return -EINVAL;
+	tm = cl->tm;
 	was = atomic_exchange(&cl->lent, bytes);
 	evict_to_cap(cl);
-	if (bytes < was)
-		pack_trim(&cl->tm->pack); /* the host waits for it */
+	if (bytes < was) {
+		clients_take(tm, CLIENTS_READ);
+		shelves_trim(tm); /* the host waits for it */
+		clients_drop(tm);
+	}
 	return 0;
 }
 

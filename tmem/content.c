@@ -327,24 +327,24 @@ static void entry_remove(struct stripe *st, uint64_t hash, uint32_t unit)
 static uint64_t scope_hash(const struct content_scope *scope, uint32_t sum,
 			   uint32_t bytes)
 {
-	uint64_t x = (uint64_t)sum << 32 | bytes << 1 | scope->kind;
+	uint64_t x = (uint64_t)sum << 32 | bytes << 1 | scope->shelf->kind;
 
 	return key_mix(x ^ scope->cl->salt);
 }
 
-static struct stripe *stripe_of(struct tmem *tm, uint64_t hash)
+static struct stripe *stripe_of(struct shelf *shelf, uint64_t hash)
 {
-	return &tm->stripe[(hash >> 40) & (tm->shards - 1)];
+	return &shelf->stripe[(hash >> 40) & (shelf->tm->shards - 1)];
 }
 
-static struct content *content_at(const struct tmem *tm, uint32_t unit)
+static struct content *content_at(const struct shelf *shelf, uint32_t unit)
 {
-	return arena_unit_at(&tm->tables, unit);
+	return arena_unit_at(&shelf->tables, unit);
 }
 
-static bool is_content(const struct tmem *tm, uint32_t unit)
+static bool is_content(const struct shelf *shelf, uint32_t unit)
 {
-	return slab_head_of(&tm->tables, unit)->kind == CELL_CONTENT;
+	return slab_head_of(&shelf->tables, unit)->kind == CELL_CONTENT;
 }
 
 /* A page's word stays one while it is in the index, and so does its leaf. */
@@ -353,12 +353,10 @@ static bool scope_has(const struct content_scope *scope, uint64_t hash,
 {
 	uint32_t leaf;
 
-	if (is_content(scope->tm, unit))
-		return content_at(scope->tm, unit)->hash == hash;
-	if (slab_head_of(&scope->tm->tables, unit)->kind != scope->kind)
-		return false;
-	leaf = word_leaf(scope->tm, unit);
-	return page_client(scope->tm, leaf, unit - word_unit(leaf, 0)) ==
+	if (is_content(scope->shelf, unit))
+		return content_at(scope->shelf, unit)->hash == hash;
+	leaf = word_leaf(scope->shelf, unit);
+	return page_client(scope->shelf, leaf, unit - word_unit(leaf, 0)) ==
 	       scope->cl;
 }
 
@@ -379,7 +377,7 @@ static void refs_remove(struct stripe *st, struct content *c)
 }
 
 /* The word in the slot is a page's: makes it a content with one reference. */
-static bool content_create(struct tmem *tm, struct stripe *st,
+static bool content_create(struct shelf *shelf, struct stripe *st,
 			   const struct slot *at, uint64_t hash)
 {
 	uint32_t name = slot_unit(at);
@@ -392,23 +390,24 @@ static bool content_create(struct tmem *tm, struct stripe *st,
 		slab_put(&st->contents, unit);
 		return false;
 	}
-	c = content_at(tm, unit);
+	c = content_at(shelf, unit);
 	c->hash = hash;
-	pack_share(&tm->pack, name, unit);
+	pack_share(&shelf->pack, name, unit);
 	slot_set(at, unit, tag_of(hash));
 	refs_add(st, c);
 	return true;
 }
 
 /* Makes the word refer to the page in the slot, which is equal. */
-static bool content_refer(struct tmem *tm, struct stripe *st,
+static bool content_refer(struct shelf *shelf, struct stripe *st,
 			  const struct slot *at, uint64_t hash, uint32_t name,
 			  const struct pack_item *item)
 {
-	if (!is_content(tm, slot_unit(at)) && !content_create(tm, st, at, hash))
+	if (!is_content(shelf, slot_unit(at)) &&
+	    !content_create(shelf, st, at, hash))
 		return false;
-	pack_refer(&tm->pack, name, slot_unit(at), item);
-	refs_add(st, content_at(tm, slot_unit(at)));
+	pack_refer(&shelf->pack, name, slot_unit(at), item);
+	refs_add(st, content_at(shelf, slot_unit(at)));
 	return true;
 }
 
@@ -423,7 +422,7 @@ static bool content_find(const struct content_scope *scope,
 	*at = slot_first(st, bucket_of(st, hash));
 	while (slot_seek(st, at, tag_of(hash))) {
 		if (scope_has(scope, hash, slot_unit(at)) &&
-		    pack_equal(&scope->tm->pack, slot_unit(at), item))
+		    pack_equal(&scope->shelf->pack, slot_unit(at), item))
 			return true;
 		if (!slot_step(st, at))
 			break;
@@ -439,13 +438,13 @@ static bool content_share(const struct content_scope *scope, struct stripe *st,
 	struct slot at;
 
 	return content_find(scope, st, hash, item, &at) &&
-	       content_refer(scope->tm, st, &at, hash, name, item);
+	       content_refer(scope->shelf, st, &at, hash, name, item);
 }
 
 int content_put(const struct content_scope *scope, uint32_t name,
 		const struct pack_item *item, bool *stored_out)
 {
-	struct tmem *tm = scope->tm;
+	struct shelf *shelf = scope->shelf;
 	struct stripe *st;
 	uint64_t hash;
 	int rc = 0;
@@ -453,14 +452,14 @@ int content_put(const struct content_scope *scope, uint32_t name,
 	LOCK_ASSERT(LOCK_SHARD);
 	*stored_out = true;
 	if (item->tag == CODEC_SAME)
-		return pack_put(&tm->pack, name, item);
+		return pack_put(&shelf->pack, name, item);
 	hash = scope_hash(scope, item->sum, item->bytes);
-	st = stripe_of(tm, hash);
+	st = stripe_of(shelf, hash);
 	lock_take(&st->lock);
 	if (content_share(scope, st, hash, name, item)) {
 		*stored_out = false;
 	} else {
-		rc = pack_put(&tm->pack, name, item);
+		rc = pack_put(&shelf->pack, name, item);
 		if (!rc)
 			entry_add(st, hash, name);
 	}
@@ -472,7 +471,7 @@ bool content_join(const struct content_scope *scope, uint32_t name,
 		  const struct pack_item *item)
 {
 	uint64_t hash = scope_hash(scope, item->sum, item->bytes);
-	struct stripe *st = stripe_of(scope->tm, hash);
+	struct stripe *st = stripe_of(scope->shelf, hash);
 	bool joined;
 
 	LOCK_ASSERT(LOCK_SHARD);
@@ -482,19 +481,20 @@ bool content_join(const struct content_scope *scope, uint32_t name,
 	return joined;
 }
 
-static bool reference_drop(struct tmem *tm, uint32_t name, uint32_t unit)
+static bool reference_drop(struct shelf *shelf, uint32_t name, uint32_t unit)
 {
-	struct stripe *st = &tm->stripe[slab_head_of(&tm->tables, unit)->shard];
-	struct content *c = content_at(tm, unit);
+	struct stripe *st =
+		&shelf->stripe[slab_head_of(&shelf->tables, unit)->shard];
+	struct content *c = content_at(shelf, unit);
 	bool last;
 
 	lock_take(&st->lock);
-	pack_clear(&tm->pack, name);
+	pack_clear(&shelf->pack, name);
 	refs_remove(st, c);
 	last = !c->refs;
 	if (last) {
 		entry_remove(st, c->hash, unit);
-		pack_drop(&tm->pack, unit);
+		pack_drop(&shelf->pack, unit);
 		slab_put(&st->contents, unit);
 	}
 	lock_drop(&st->lock);
@@ -507,49 +507,49 @@ static bool reference_drop(struct tmem *tm, uint32_t name, uint32_t unit)
  */
 static bool word_forget(const struct content_scope *scope, uint32_t name)
 {
-	struct tmem *tm = scope->tm;
+	struct shelf *shelf = scope->shelf;
 	struct stripe *st;
 	uint64_t hash;
 	uint32_t sum;
 	uint32_t bytes;
 	bool plain;
 
-	if (!pack_sum(&tm->pack, name, &sum, &bytes))
+	if (!pack_sum(&shelf->pack, name, &sum, &bytes))
 		return false;
 	hash = scope_hash(scope, sum, bytes);
-	st = stripe_of(tm, hash);
+	st = stripe_of(shelf, hash);
 	lock_take(&st->lock);
-	plain = !pack_reference(&tm->pack, name);
+	plain = !pack_reference(&shelf->pack, name);
 	if (plain)
 		entry_remove(st, hash, name);
 	lock_drop(&st->lock);
 	return plain;
 }
 
-static bool is_same_filled(const struct tmem *tm, uint32_t name)
+static bool is_same_filled(const struct shelf *shelf, uint32_t name)
 {
-	return pack_word_tag(pack_word(&tm->pack, name)) == CODEC_SAME;
+	return pack_word_tag(pack_word(&shelf->pack, name)) == CODEC_SAME;
 }
 
 bool content_overwrite(const struct content_scope *scope, uint32_t name,
 		       const struct pack_item *item)
 {
-	struct tmem *tm = scope->tm;
+	struct shelf *shelf = scope->shelf;
 	bool done = false;
 	struct stripe *st;
 	struct slot at;
 	uint64_t hash;
 
 	LOCK_ASSERT(LOCK_SHARD);
-	if (is_same_filled(tm, name) || item->tag == CODEC_SAME)
+	if (is_same_filled(shelf, name) || item->tag == CODEC_SAME)
 		return false;
-	if (pack_reference(&tm->pack, name) || !word_forget(scope, name))
+	if (pack_reference(&shelf->pack, name) || !word_forget(scope, name))
 		return false;
 	hash = scope_hash(scope, item->sum, item->bytes);
-	st = stripe_of(tm, hash);
+	st = stripe_of(shelf, hash);
 	lock_take(&st->lock);
 	if (!content_find(scope, st, hash, item, &at))
-		done = pack_overwrite(&tm->pack, name, item);
+		done = pack_overwrite(&shelf->pack, name, item);
 	if (done)
 		entry_add(st, hash, name);
 	lock_drop(&st->lock);
@@ -558,67 +558,68 @@ bool content_overwrite(const struct content_scope *scope, uint32_t name,
 
 bool content_drop_hidden(const struct content_scope *scope, uint32_t name)
 {
-	struct tmem *tm = scope->tm;
-	uint32_t unit = pack_reference(&tm->pack, name);
+	struct shelf *shelf = scope->shelf;
+	uint32_t unit = pack_reference(&shelf->pack, name);
 
 	LOCK_ASSERT(LOCK_SHARD);
 	if (unit)
-		return reference_drop(tm, name, unit);
-	pack_drop(&tm->pack, name);
+		return reference_drop(shelf, name, unit);
+	pack_drop(&shelf->pack, name);
 	return true;
 }
 
 bool content_drop(const struct content_scope *scope, uint32_t name)
 {
-	struct tmem *tm = scope->tm;
+	struct shelf *shelf = scope->shelf;
 
 	LOCK_ASSERT(LOCK_SHARD);
-	if (!pack_reference(&tm->pack, name) && !is_same_filled(tm, name))
+	if (!pack_reference(&shelf->pack, name) && !is_same_filled(shelf, name))
 		(void)word_forget(scope, name);
 	return content_drop_hidden(scope, name);
 }
 
-static bool reference_is_last(struct tmem *tm, uint32_t unit)
+static bool reference_is_last(struct shelf *shelf, uint32_t unit)
 {
-	struct stripe *st = &tm->stripe[slab_head_of(&tm->tables, unit)->shard];
+	struct stripe *st =
+		&shelf->stripe[slab_head_of(&shelf->tables, unit)->shard];
 	bool last;
 
 	lock_take(&st->lock);
-	last = content_at(tm, unit)->refs == 1;
+	last = content_at(shelf, unit)->refs == 1;
 	lock_drop(&st->lock);
 	return last;
 }
 
 bool content_hide(const struct content_scope *scope, uint32_t name, uint32_t to)
 {
-	struct tmem *tm = scope->tm;
-	uint32_t unit = pack_reference(&tm->pack, name);
+	struct shelf *shelf = scope->shelf;
+	uint32_t unit = pack_reference(&shelf->pack, name);
 	bool last;
 
 	LOCK_ASSERT(LOCK_SHARD);
-	if (!unit && !is_same_filled(tm, name) && !word_forget(scope, name))
-		unit = pack_reference(&tm->pack, name);
-	last = !unit || reference_is_last(tm, unit);
-	pack_reown(&tm->pack, name, to);
+	if (!unit && !is_same_filled(shelf, name) && !word_forget(scope, name))
+		unit = pack_reference(&shelf->pack, name);
+	last = !unit || reference_is_last(shelf, unit);
+	pack_reown(&shelf->pack, name, to);
 	return last;
 }
 
 void content_return(const struct content_scope *scope, uint32_t from,
 		    uint32_t name)
 {
-	struct tmem *tm = scope->tm;
+	struct shelf *shelf = scope->shelf;
 	struct stripe *st;
 	uint64_t hash;
 	uint32_t sum;
 	uint32_t bytes;
 
 	LOCK_ASSERT(LOCK_SHARD);
-	pack_reown(&tm->pack, from, name);
-	if (is_same_filled(tm, name) ||
-	    !pack_sum(&tm->pack, name, &sum, &bytes))
+	pack_reown(&shelf->pack, from, name);
+	if (is_same_filled(shelf, name) ||
+	    !pack_sum(&shelf->pack, name, &sum, &bytes))
 		return;
 	hash = scope_hash(scope, sum, bytes);
-	st = stripe_of(tm, hash);
+	st = stripe_of(shelf, hash);
 	lock_take(&st->lock);
 	entry_add(st, hash, name);
 	lock_drop(&st->lock);

@@ -28,7 +28,7 @@
 #include "tmem/pack.h"
 #include "tmem/slab.h"
 
-struct tmem;
+struct shelf;
 struct tmem_client;
 
 struct content {
@@ -64,9 +64,8 @@ void stripe_fini(struct stripe *st);
 
 /* Whose pages may be one. */
 struct content_scope {
-	struct tmem *tm;
+	struct shelf *shelf;
 	const struct tmem_client *cl;
-	unsigned kind; /* enum pool_kind */
 };
 
 /*

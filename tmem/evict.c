@@ -82,18 +82,19 @@ static struct tmem_client *victim_choose(const struct tmem *tm)
 static uint64_t drop_if_oldest(struct tmem_client *cl, struct shard *s,
 			       uint32_t word, enum tmem_evict_why why)
 {
-	uint64_t before = shard_charged(s);
+	struct part *part = part_at(cl->tm, KIND_EPHEMERAL, s->n);
+	uint64_t before = part_charged(part);
 	unsigned n = 0;
 	uint32_t leaf;
 
 	LOCK_ASSERT(LOCK_SHARD);
 	if (age_oldest(cl, &n) != word || n != s->n)
 		return 0;
-	leaf = word_leaf(s->tm, word);
-	page_drop(s, leaf, word - word_unit(leaf, 0));
+	leaf = word_leaf(part->shelf, word);
+	page_drop(part, leaf, word - word_unit(leaf, 0));
 	s->stats.evictions++;
 	atomic_fetch_add_explicit(&cl->evicted[why], 1, memory_order_relaxed);
-	return before - shard_charged(s);
+	return before - part_charged(part);
 }
 
 /* Returns bytes freed; 0: the client has no ephemeral page. */
@@ -136,7 +137,7 @@ static bool evict_for_budget(struct tmem *tm)
 	bool lacks;
 
 	clients_take(tm, CLIENTS_READ);
-	pack_trim(&tm->pack);
+	shelves_trim(tm);
 	for (;;) {
 		lacks = budget_lacks(&tm->budget, PUT_ROOM);
 		if (!lacks || !evict_furthest(tm, TMEM_EVICT_BUDGET))
@@ -210,7 +211,7 @@ uint64_t evict_bytes(struct tmem *tm, uint64_t bytes)
 			break;
 		freed += one;
 	}
-	pack_trim(&tm->pack);
+	shelves_trim(tm);
 	clients_drop(tm);
 	return freed;
 }

@@ -71,19 +71,19 @@ static uint32_t object_hash(uint64_t hash)
 	return (uint32_t)hash;
 }
 
-struct leaf *leaf_at(const struct tmem *tm, uint32_t unit)
+struct leaf *leaf_at(const struct shelf *shelf, uint32_t unit)
 {
-	return arena_unit_at(&tm->tables, unit);
+	return arena_unit_at(&shelf->tables, unit);
 }
 
-struct object *object_at(const struct tmem *tm, uint32_t unit)
+struct object *object_at(const struct shelf *shelf, uint32_t unit)
 {
-	return arena_unit_at(&tm->tables, unit);
+	return arena_unit_at(&shelf->tables, unit);
 }
 
-static bool is_object(const struct tmem *tm, uint32_t unit)
+static bool is_object(const struct shelf *shelf, uint32_t unit)
 {
-	return slab_head_of(&tm->tables, unit)->kind == CELL_OBJECT;
+	return slab_head_of(&shelf->tables, unit)->kind == CELL_OBJECT;
 }
 
 static bool object_is(const struct object *object, const struct key *key)
@@ -97,51 +97,51 @@ static uint32_t leaf_base(uint32_t index)
 	return index & ~(LEAF_PAGES - 1);
 }
 
-uint32_t leaf_find(const struct shard *s, const struct key *key)
+uint32_t leaf_find(const struct part *part, const struct key *key)
 {
 	uint32_t base = leaf_base(key->index);
 	uint32_t hash = key_leaf_hash(key->hash, base);
-	uint32_t unit = table_first(&s->table, hash);
+	uint32_t unit = table_first(&part->table, hash);
 
 	LOCK_ASSERT(LOCK_SHARD);
-	for (; unit; unit = leaf_at(s->tm, unit)->node.next) {
-		const struct leaf *leaf = leaf_at(s->tm, unit);
+	for (; unit; unit = leaf_at(part->shelf, unit)->node.next) {
+		const struct leaf *leaf = leaf_at(part->shelf, unit);
 
-		if (leaf->node.hash == hash && !is_object(s->tm, unit) &&
+		if (leaf->node.hash == hash && !is_object(part->shelf, unit) &&
 		    leaf->base == base &&
-		    object_is(object_at(s->tm, leaf->object), key))
+		    object_is(object_at(part->shelf, leaf->object), key))
 			break;
 	}
 	return unit;
 }
 
-uint32_t object_find(const struct shard *s, const struct key *key)
+uint32_t object_find(const struct part *part, const struct key *key)
 {
 	uint32_t hash = object_hash(key->hash);
-	uint32_t unit = table_first(&s->table, hash);
+	uint32_t unit = table_first(&part->table, hash);
 
 	LOCK_ASSERT(LOCK_SHARD);
-	for (; unit; unit = object_at(s->tm, unit)->node.next) {
-		const struct object *object = object_at(s->tm, unit);
+	for (; unit; unit = object_at(part->shelf, unit)->node.next) {
+		const struct object *object = object_at(part->shelf, unit);
 
-		if (object->node.hash == hash && is_object(s->tm, unit) &&
+		if (object->node.hash == hash && is_object(part->shelf, unit) &&
 		    object_is(object, key))
 			break;
 	}
 	return unit;
 }
 
-static void object_link(struct shard *s, struct object *object, uint32_t unit)
+static void object_link(struct part *part, struct object *object, uint32_t unit)
 {
-	uint32_t *first = &object->pool->object[s->n];
+	uint32_t *first = &object->pool->object[part->n];
 
 	object->next = *first;
 	if (*first)
-		object_at(s->tm, *first)->prev = unit;
+		object_at(part->shelf, *first)->prev = unit;
 	*first = unit;
 }
 
-static int object_create(struct shard *s, struct tmem_pool *pool,
+static int object_create(struct part *part, struct tmem_pool *pool,
 			 const struct key *key, uint32_t *unit_out)
 {
 	struct object *object;
@@ -149,74 +149,74 @@ static int object_create(struct shard *s, struct tmem_pool *pool,
 
 	if (rc)
 		return rc;
-	rc = slab_get(&s->slab[CELL_OBJECT], unit_out);
+	rc = slab_get(&part->slab[CELL_OBJECT], unit_out);
 	if (rc)
 		goto uncharge;
-	object = object_at(s->tm, *unit_out);
+	object = object_at(part->shelf, *unit_out);
 	object->oid = key->oid;
 	object->pool = pool;
-	rc = table_insert(&s->table, *unit_out, object_hash(key->hash));
+	rc = table_insert(&part->table, *unit_out, object_hash(key->hash));
 	if (rc)
 		goto free_cell;
-	object_link(s, object, *unit_out);
+	object_link(part, object, *unit_out);
 	return 0;
 
 free_cell:
-	slab_put(&s->slab[CELL_OBJECT], *unit_out);
+	slab_put(&part->slab[CELL_OBJECT], *unit_out);
 uncharge:
 	pool_uncharge(pool, sizeof(*object));
 	return rc;
 }
 
-static void object_destroy(struct shard *s, uint32_t unit)
+static void object_destroy(struct part *part, uint32_t unit)
 {
-	struct object *object = object_at(s->tm, unit);
+	struct object *object = object_at(part->shelf, unit);
 	struct tmem_pool *pool = object->pool;
 
 	if (object->prev)
-		object_at(s->tm, object->prev)->next = object->next;
+		object_at(part->shelf, object->prev)->next = object->next;
 	else
-		pool->object[s->n] = object->next;
+		pool->object[part->n] = object->next;
 	if (object->next)
-		object_at(s->tm, object->next)->prev = object->prev;
-	table_remove(&s->table, unit);
-	slab_put(&s->slab[CELL_OBJECT], unit);
+		object_at(part->shelf, object->next)->prev = object->prev;
+	table_remove(&part->table, unit);
+	slab_put(&part->slab[CELL_OBJECT], unit);
 	pool_uncharge(pool, sizeof(*object));
 }
 
-static void leaf_link(struct shard *s, struct leaf *leaf, uint32_t unit)
+static void leaf_link(struct part *part, struct leaf *leaf, uint32_t unit)
 {
-	struct object *object = object_at(s->tm, leaf->object);
+	struct object *object = object_at(part->shelf, leaf->object);
 
 	leaf->next = object->leaf_first;
 	if (leaf->next)
-		leaf_at(s->tm, leaf->next)->prev = unit;
+		leaf_at(part->shelf, leaf->next)->prev = unit;
 	else
 		object->leaf_last = unit;
 	object->leaf_first = unit;
 	object->leaves++;
 }
 
-static void leaf_unlink(struct shard *s, const struct leaf *leaf)
+static void leaf_unlink(struct part *part, const struct leaf *leaf)
 {
-	struct object *object = object_at(s->tm, leaf->object);
+	struct object *object = object_at(part->shelf, leaf->object);
 
 	if (leaf->prev)
-		leaf_at(s->tm, leaf->prev)->next = leaf->next;
+		leaf_at(part->shelf, leaf->prev)->next = leaf->next;
 	else
 		object->leaf_first = leaf->next;
 	if (leaf->next)
-		leaf_at(s->tm, leaf->next)->prev = leaf->prev;
+		leaf_at(part->shelf, leaf->next)->prev = leaf->prev;
 	else
 		object->leaf_last = leaf->prev;
 	object->leaves--;
 }
 
-static int leaf_create_in(struct shard *s, struct tmem_pool *pool,
+static int leaf_create_in(struct part *part, struct tmem_pool *pool,
 			  const struct key *key, uint32_t object,
 			  uint32_t *unit_out)
 {
-	struct slab *slab = &s->slab[pool->kind];
+	struct slab *slab = &part->slab[CELL_LEAF];
 	struct leaf *leaf;
 	int rc = pool_charge(pool, slab->cell_bytes);
 
@@ -225,14 +225,14 @@ static int leaf_create_in(struct shard *s, struct tmem_pool *pool,
 	rc = slab_get(slab, unit_out);
 	if (rc)
 		goto uncharge;
-	leaf = leaf_at(s->tm, *unit_out);
+	leaf = leaf_at(part->shelf, *unit_out);
 	leaf->object = object;
 	leaf->base = leaf_base(key->index);
-	rc = table_insert(&s->table, *unit_out,
+	rc = table_insert(&part->table, *unit_out,
 			  key_leaf_hash(key->hash, leaf->base));
 	if (rc)
 		goto free_cell;
-	leaf_link(s, leaf, *unit_out);
+	leaf_link(part, leaf, *unit_out);
 	return 0;
 
 free_cell:
@@ -242,20 +242,20 @@ uncharge:
 	return rc;
 }
 
-int leaf_create(struct shard *s, struct tmem_pool *pool, const struct key *key,
-		uint32_t *unit_out)
+int leaf_create(struct part *part, struct tmem_pool *pool,
+		const struct key *key, uint32_t *unit_out)
 {
-	uint32_t object = object_find(s, key);
+	uint32_t object = object_find(part, key);
 	int rc;
 
 	if (!object) {
-		rc = object_create(s, pool, key, &object);
+		rc = object_create(part, pool, key, &object);
 		if (rc)
 			return rc;
 	}
-	rc = leaf_create_in(s, pool, key, object, unit_out);
-	if (rc && !object_at(s->tm, object)->leaves)
-		object_destroy(s, object);
+	rc = leaf_create_in(part, pool, key, object, unit_out);
+	if (rc && !object_at(part->shelf, object)->leaves)
+		object_destroy(part, object);
 	return rc;
 }
 
@@ -267,17 +267,17 @@ bool leaf_is_empty(const struct leaf *leaf)
 	return true;
 }
 
-void leaf_destroy(struct shard *s, uint32_t unit)
+void leaf_destroy(struct part *part, uint32_t unit)
 {
-	struct leaf *leaf = leaf_at(s->tm, unit);
+	struct leaf *leaf = leaf_at(part->shelf, unit);
 	uint32_t object = leaf->object;
-	struct tmem_pool *pool = object_at(s->tm, object)->pool;
-	struct slab *slab = &s->slab[pool->kind];
+	struct tmem_pool *pool = object_at(part->shelf, object)->pool;
+	struct slab *slab = &part->slab[CELL_LEAF];
 
-	leaf_unlink(s, leaf);
-	table_remove(&s->table, unit);
+	leaf_unlink(part, leaf);
+	table_remove(&part->table, unit);
 	slab_put(slab, unit);
 	pool_uncharge(pool, slab->cell_bytes);
-	if (!object_at(s->tm, object)->leaves)
-		object_destroy(s, object);
+	if (!object_at(part->shelf, object)->leaves)
+		object_destroy(part, object);
 }

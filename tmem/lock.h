@@ -4,7 +4,7 @@
  * taken only while none of a higher rank is held; of the shards, which may be
  * held all at once, the lower number comes first. Sanitizer builds check it.
  *
- *   clients   the list of clients              (many readers)
+ *   clients   the list of clients, the shelves (many readers)
  *   client    pools and authorisations of one client
  *   shared    the list of shared pools, and who is in them
  *   shard     all keys of the shard: tables, objects, leaves, counters

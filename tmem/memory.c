@@ -89,6 +89,11 @@ int budget_charge(struct budget *b, uint64_t bytes)
 	return 0;
 }
 
+void budget_charge_anyway(struct budget *b, uint64_t bytes)
+{
+	atomic_fetch_add_explicit(&b->used, bytes, memory_order_relaxed);
+}
+
 void budget_uncharge(struct budget *b, uint64_t bytes)
 {
 	atomic_fetch_sub_explicit(&b->used, bytes, memory_order_relaxed);
@@ -112,7 +117,7 @@ void *heap_alloc(struct budget *b, size_t bytes)
 
 	if (!ptr)
 		return NULL;
-	atomic_fetch_add_explicit(&b->used, bytes, memory_order_relaxed);
+	budget_charge_anyway(b, bytes);
 	atomic_fetch_add_explicit(&b->heap, bytes, memory_order_relaxed);
 	return ptr;
 }

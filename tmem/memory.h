@@ -40,6 +40,8 @@ void budget_init(struct budget *b, const struct memory_ops *ops,
 
 /* 0, or -ENOSPC: it would exceed the limit. */
 MUST_CHECK int budget_charge(struct budget *b, uint64_t bytes);
+/* Beyond the limit, if need be. */
+void budget_charge_anyway(struct budget *b, uint64_t bytes);
 void budget_uncharge(struct budget *b, uint64_t bytes);
 
 /* So close to the limit that nothing may lie idle? */

@@ -617,15 +617,12 @@ static int class_check(const struct pack *pack, uint32_t class)
 	return 0;
 }
 
-int pack_check(struct pack *pack, uint32_t *bad_out)
+int pack_class_check(struct pack *pack, uint32_t class)
 {
-	int rc = 0;
+	int rc;
 
-	for (uint32_t i = 0; i < PACK_CLASSES && !rc; i++) {
-		lock_take(&pack->class[i].lock);
-		rc = class_check(pack, i);
-		lock_drop(&pack->class[i].lock);
-		*bad_out = i;
-	}
+	lock_take(&pack->class[class].lock);
+	rc = class_check(pack, class);
+	lock_drop(&pack->class[class].lock);
 	return rc;
 }

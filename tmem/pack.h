@@ -19,7 +19,8 @@
  * No byte of an earlier object is ever readable: an object is written whole,
  * from the first byte to `bytes`, in the call that makes it, and read only that
  * far. Besides, what objects leave is zeroed at once, so committed memory
- * beyond the last object holds nothing of anybody's; pack_check proves it.
+ * beyond the last object holds nothing of anybody's; pack_class_check
+ * proves it.
  *
  * A general allocator (jemalloc) was the alternative: it cannot move objects,
  * and after churn holds 10 to 30 % of holes.
@@ -148,10 +149,7 @@ struct pack_usage {
 
 void pack_usage(struct pack *pack, struct pack_usage *out);
 
-/*
- * Walks all objects, a class at a time, and checks their owners' words. 0, or
- * -EUCLEAN with the class in *bad_out.
- */
-MUST_CHECK int pack_check(struct pack *pack, uint32_t *bad_out);
+/* Walks all objects of a class, and checks their owners' words. -EUCLEAN. */
+MUST_CHECK int pack_class_check(struct pack *pack, uint32_t class);
 
 #endif

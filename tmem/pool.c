@@ -23,10 +23,15 @@ static int flags_check(const struct tmem_client *cl, uint32_t flags,
 	return client_is_authorised(cl, uuid) ? 0 : -EACCES;
 }
 
-void pool_name(struct tmem_pool *pool)
+void pool_name(struct tmem_pool *pool, enum pool_kind kind)
 {
+	struct lock *lock = &pool->tm->shard[0].lock;
+
+	lock_take(lock);
 	memset(pool->object, 0, sizeof(pool->object));
+	pool->kind = kind;
 	pool->name = atomic_fetch_add(&pool->tm->pool_names, 1) + 1;
+	lock_drop(lock);
 }
 
 void pool_show(struct pool_slot *slot, struct tmem_pool *pool)
@@ -43,6 +48,11 @@ void pool_hide(struct pool_slot *slot)
 {
 	atomic_store(&slot->pool, NULL);
 	atomic_store(&slot->kind, TMEM_POOL_NONE);
+}
+
+static enum pool_kind kind_of(uint32_t flags)
+{
+	return flags & TMEM_PERSISTENT ? KIND_PERSISTENT : KIND_EPHEMERAL;
 }
 
 static int slot_find(const struct tmem_client *cl)
@@ -66,9 +76,7 @@ static int pool_begin(struct tmem_client *cl, uint32_t flags,
 		rc = shared_join(cl, &cl->slot[id], uuid);
 		return rc ? rc : id;
 	}
-	cl->own[id].kind =
-		flags & TMEM_PERSISTENT ? KIND_PERSISTENT : KIND_EPHEMERAL;
-	pool_name(&cl->own[id]);
+	pool_name(&cl->own[id], kind_of(flags));
 	pool_show(&cl->slot[id], &cl->own[id]);
 	return id;
 }
@@ -76,14 +84,18 @@ static int pool_begin(struct tmem_client *cl, uint32_t flags,
 int tmem_pool_create(struct tmem_client *cl, uint32_t flags,
 		     const uint8_t uuid[16])
 {
+	int no_room;
 	int rc;
 
 	if (!cl)
 		return -EINVAL;
+	no_room = shelf_need(cl->tm, kind_of(flags));
 	lock_take(&cl->lock);
 	rc = flags_check(cl, flags, uuid);
 	if (!rc && cl->restoring)
 		rc = -EBUSY;
+	if (!rc)
+		rc = no_room;
 	if (!rc)
 		rc = pool_begin(cl, flags, uuid);
 	lock_drop(&cl->lock);
@@ -94,14 +106,14 @@ int tmem_pool_create(struct tmem_client *cl, uint32_t flags,
  * Clears up to *left leaves of the object, at most a batch, oldest first.
  * false: the object is gone.
  */
-static bool object_clear_some(struct shard *s, uint32_t unit, uint32_t *left)
+static bool object_clear_some(struct part *part, uint32_t unit, uint32_t *left)
 {
 	LOCK_ASSERT(LOCK_SHARD);
 	for (unsigned n = 0; n < BATCH_LEAVES && *left; n++) {
-		const struct object *object = object_at(s->tm, unit);
+		const struct object *object = object_at(part->shelf, unit);
 		bool last = object->leaves == 1;
 
-		leaf_clear(s, object->leaf_last);
+		leaf_clear(part, object->leaf_last);
 		--*left;
 		if (last)
 			return false;
@@ -111,15 +123,18 @@ static bool object_clear_some(struct shard *s, uint32_t unit, uint32_t *left)
 
 static void pool_clear_shard(struct tmem_pool *pool, struct shard *s)
 {
+	uint32_t *first = &pool->object[s->n];
 	bool more = true;
 
 	while (more) {
 		uint32_t left = UINT32_MAX;
 
 		lock_take(&s->lock);
-		more = pool->object[s->n] != 0;
+		more = *first != 0;
 		if (more)
-			(void)object_clear_some(s, pool->object[s->n], &left);
+			(void)object_clear_some(
+				part_at(pool->tm, pool->kind, s->n), *first,
+				&left);
 		lock_drop(&s->lock);
 	}
 }
@@ -160,24 +175,35 @@ int tmem_pool_destroy(struct tmem_client *cl, int pool)
 	return rc;
 }
 
+/* Lock: shard. *left becomes 0 where there is no more to do. */
+static void flush_some(const struct shard *s, const struct key *key,
+		       uint32_t *left)
+{
+	const struct tmem_pool *pool = shard_pool(key);
+	struct part *part = NULL;
+	uint32_t unit = 0;
+
+	if (pool) {
+		part = part_at(pool->tm, pool->kind, s->n);
+		unit = object_find(part, key);
+	}
+	if (unit && *left > object_at(part->shelf, unit)->leaves)
+		*left = object_at(part->shelf, unit)->leaves;
+	if (!unit || !object_clear_some(part, unit, left))
+		*left = 0;
+}
+
 /*
  * Only as many leaves as there were at the start: new ones come at the other
  * end of the list, so puts made meanwhile cannot keep this going for ever.
  */
 static void flush_object_in(struct shard *s, const struct key *key)
 {
-	uint32_t left = 0;
-	bool first = true;
-	uint32_t unit;
+	uint32_t left = UINT32_MAX;
 
 	do {
 		lock_take(&s->lock);
-		unit = shard_pool(key) ? object_find(s, key) : 0;
-		if (unit && first)
-			left = object_at(s->tm, unit)->leaves;
-		first = false;
-		if (!unit || !object_clear_some(s, unit, &left))
-			left = 0;
+		flush_some(s, key, &left);
 		lock_drop(&s->lock);
 	} while (left);
 }

@@ -78,22 +78,22 @@ static int shared_allowed(struct tmem_client *cl, const uint8_t uuid[16])
 static int pool_read(struct restorer *r)
 {
 	const struct save_pool *in = &r->in.pool;
-	struct tmem_pool *pool;
+	enum pool_kind kind =
+		in->flags == TMEM_PERSISTENT ? KIND_PERSISTENT : KIND_EPHEMERAL;
+	int rc = 0;
 
 	if (in->id >= TMEM_POOLS_MAX || in->flags > TMEM_SHARED)
 		return -EBADMSG;
 	pool_drop(r, in->id);
 	r->in_object = false;
-	if (in->flags == TMEM_SHARED) {
-		int rc = shared_allowed(r->cl, in->uuid);
-
-		if (rc)
-			return rc;
-	}
-	pool = &r->cl->own[in->id];
-	pool->kind =
-		in->flags == TMEM_PERSISTENT ? KIND_PERSISTENT : KIND_EPHEMERAL;
-	pool_name(pool);
+	if (in->flags == TMEM_SHARED)
+		rc = shared_allowed(r->cl, in->uuid);
+	if (rc)
+		return rc;
+	rc = shelf_need(r->cl->tm, kind);
+	if (rc)
+		return rc;
+	pool_name(&r->cl->own[in->id], kind);
 	r->pool[in->id] = *in;
 	r->staged |= 1u << in->id;
 	return 0;
@@ -149,14 +149,15 @@ static int key_mark(struct restorer *r, uint32_t index)
 {
 	struct key key = key_staged(r, index);
 	struct shard *s = key_shard(&key);
+	struct part *part = part_at(r->cl->tm, KIND_PERSISTENT, s->n);
 	uint32_t n = index % LEAF_PAGES;
 	int rc = -EBADMSG;
 	uint32_t leaf;
 
 	lock_take(&s->lock);
-	leaf = leaf_find(s, &key);
-	if (leaf && atomic_load(&leaf_at(s->tm, leaf)->word[n])) {
-		pack_mark(&s->tm->pack, word_unit(leaf, n));
+	leaf = leaf_find(part, &key);
+	if (leaf && atomic_load(&leaf_at(part->shelf, leaf)->word[n])) {
+		pack_mark(&part->shelf->pack, word_unit(leaf, n));
 		rc = 0;
 	}
 	lock_drop(&s->lock);
@@ -183,18 +184,20 @@ static int keys_read(struct restorer *r)
 static void shard_settle(struct restorer *r, struct tmem_pool *pool,
 			 struct shard *s)
 {
+	struct part *part = part_at(r->cl->tm, KIND_PERSISTENT, s->n);
+	const struct shelf *shelf = part->shelf;
 	uint32_t object;
 
 	lock_take(&s->lock);
 	object = pool->object[s->n];
 	while (object) {
-		uint32_t next = object_at(s->tm, object)->next;
-		uint32_t leaf = object_at(s->tm, object)->leaf_first;
+		uint32_t next = object_at(shelf, object)->next;
+		uint32_t leaf = object_at(shelf, object)->leaf_first;
 
 		while (leaf) {
-			uint32_t older = leaf_at(s->tm, leaf)->next;
+			uint32_t older = leaf_at(shelf, leaf)->next;
 
-			r->kept += leaf_clear_unmarked(s, leaf);
+			r->kept += leaf_clear_unmarked(part, leaf);
 			leaf = older;
 		}
 		object = next;

@@ -119,30 +119,31 @@ static struct tmem_pool *pool_named(const struct tmem_saver *saver, uint32_t id,
 	return shard_pool(&key);
 }
 
-static uint32_t leaves_count(const struct shard *s,
+static uint32_t leaves_count(const struct part *part,
 			     const struct tmem_pool *pool)
 {
 	uint32_t n = 0;
 
-	for (uint32_t at = pool->object[s->n]; at;
-	     at = object_at(s->tm, at)->next)
-		n += object_at(s->tm, at)->leaves;
+	for (uint32_t at = pool->object[part->n]; at;
+	     at = object_at(part->shelf, at)->next)
+		n += object_at(part->shelf, at)->leaves;
 	return n;
 }
 
-static void leaves_list(const struct shard *s, const struct tmem_pool *pool,
+static void leaves_list(const struct part *part, const struct tmem_pool *pool,
 			struct leaf_key *keys)
 {
+	const struct shelf *shelf = part->shelf;
 	uint32_t n = 0;
 
-	for (uint32_t at = pool->object[s->n]; at;
-	     at = object_at(s->tm, at)->next) {
-		const struct object *object = object_at(s->tm, at);
+	for (uint32_t at = pool->object[part->n]; at;
+	     at = object_at(shelf, at)->next) {
+		const struct object *object = object_at(shelf, at);
 		uint32_t leaf = object->leaf_first;
 
-		for (; leaf; leaf = leaf_at(s->tm, leaf)->next)
+		for (; leaf; leaf = leaf_at(shelf, leaf)->next)
 			keys[n++] = (struct leaf_key){
-				object->oid, leaf_at(s->tm, leaf)->base};
+				object->oid, leaf_at(shelf, leaf)->base};
 	}
 }
 
@@ -151,18 +152,20 @@ static int leaves_collect(const struct tmem_saver *saver, struct shard *s,
 			  uint32_t id, uint64_t name,
 			  struct leaf_key **keys_out, uint32_t *n_out)
 {
+	struct tmem *tm = saver->cl->tm;
+	const struct part *part = part_at(tm, KIND_PERSISTENT, s->n);
 	struct tmem_pool *pool;
 	int rc = 0;
 
 	*keys_out = NULL;
 	lock_take(&s->lock);
 	pool = pool_named(saver, id, name);
-	*n_out = pool ? leaves_count(s, pool) : 0;
+	*n_out = pool ? leaves_count(part, pool) : 0;
 	if (*n_out) {
 		*keys_out =
-			heap_alloc(&s->tm->budget, *n_out * sizeof(**keys_out));
+			heap_alloc(&tm->budget, *n_out * sizeof(**keys_out));
 		if (*keys_out)
-			leaves_list(s, pool, *keys_out);
+			leaves_list(part, pool, *keys_out);
 		else
 			rc = -ENOMEM;
 	}
@@ -171,10 +174,11 @@ static int leaves_collect(const struct tmem_saver *saver, struct shard *s,
 }
 
 /* Copies what is to be told of a leaf. Returns the mask of its pages. */
-static uint32_t leaf_copy(struct tmem_saver *saver, struct shard *s,
+static uint32_t leaf_copy(struct tmem_saver *saver, const struct part *part,
 			  const struct key *key)
 {
-	uint32_t leaf = shard_pool(key) ? leaf_find(s, key) : 0;
+	struct pack *pack = &part->shelf->pack;
+	uint32_t leaf = shard_pool(key) ? leaf_find(part, key) : 0;
 	uint32_t mask = 0;
 
 	LOCK_ASSERT(LOCK_SHARD);
@@ -183,15 +187,16 @@ static uint32_t leaf_copy(struct tmem_saver *saver, struct shard *s,
 
 		saver->item[n].bytes = 0;
 		if (leaf)
-			word = atomic_load(&leaf_at(s->tm, leaf)->word[n]);
+			word = atomic_load(
+				&leaf_at(part->shelf, leaf)->word[n]);
 		if (!word)
 			continue;
 		mask |= 1u << n;
 		if (saver->passes && pack_word_marked(word))
 			continue;
-		pack_read(&s->tm->pack, word_unit(leaf, n), saver->data[n],
+		pack_read(pack, word_unit(leaf, n), saver->data[n],
 			  &saver->item[n]);
-		pack_mark(&s->tm->pack, word_unit(leaf, n));
+		pack_mark(pack, word_unit(leaf, n));
 	}
 	return mask;
 }
@@ -279,7 +284,7 @@ static int leaf_save(struct tmem_saver *saver, uint32_t id, uint64_t name,
 	uint32_t mask;
 
 	lock_take(&s->lock);
-	mask = leaf_copy(saver, s, &key);
+	mask = leaf_copy(saver, part_at(tm, KIND_PERSISTENT, s->n), &key);
 	lock_drop(&s->lock);
 	return leaf_tell(saver, &key, mask, kind);
 }
@@ -295,7 +300,7 @@ static int shard_save(struct tmem_saver *saver, struct shard *s, uint32_t id,
 		return rc;
 	for (uint32_t i = 0; i < n && !rc; i++)
 		rc = leaf_save(saver, id, name, &keys[i], kind);
-	heap_free(&s->tm->budget, keys, n * sizeof(*keys));
+	heap_free(&saver->cl->tm->budget, keys, n * sizeof(*keys));
 	return rc ? rc : stream_flush(saver->st);
 }
 

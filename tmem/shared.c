@@ -67,8 +67,7 @@ static struct shared_pool *shared_create(struct tmem *tm,
 		return NULL;
 	memcpy(sp->uuid, uuid, sizeof(sp->uuid));
 	sp->pool.tm = tm;
-	sp->pool.kind = KIND_EPHEMERAL;
-	pool_name(&sp->pool);
+	pool_name(&sp->pool, KIND_EPHEMERAL);
 	sp->next = tm->shared;
 	tm->shared = sp;
 	return sp;
@@ -124,17 +123,19 @@ int shared_join(struct tmem_client *cl, struct pool_slot *slot,
 static void member_clear_shard(struct shared_pool *sp, struct shard *s,
 			       uint8_t member)
 {
+	struct part *part = part_at(sp->pool.tm, KIND_EPHEMERAL, s->n);
+	const struct shelf *shelf = part->shelf;
 	uint32_t object = sp->pool.object[s->n];
 
 	LOCK_ASSERT(LOCK_SHARD);
 	while (object) {
-		uint32_t next = object_at(s->tm, object)->next;
-		uint32_t leaf = object_at(s->tm, object)->leaf_first;
+		uint32_t next = object_at(shelf, object)->next;
+		uint32_t leaf = object_at(shelf, object)->leaf_first;
 
 		while (leaf) {
-			uint32_t older = leaf_at(s->tm, leaf)->next;
+			uint32_t older = leaf_at(shelf, leaf)->next;
 
-			leaf_clear_member(s, leaf, member);
+			leaf_clear_member(part, leaf, member);
 			leaf = older;
 		}
 		object = next;

@@ -20,13 +20,39 @@ static void stats_add(struct tmem_stats *sum, const struct tmem_stats *st)
 #undef ADD
 }
 
-static uint64_t shard_metadata(const struct shard *s)
+static uint64_t part_metadata(const struct part *part)
 {
-	uint64_t bytes = table_segments(&s->table) * (uint64_t)SLAB_BLOCK_BYTES;
+	uint64_t bytes =
+		table_segments(&part->table) * (uint64_t)SLAB_BLOCK_BYTES;
 
 	for (unsigned k = 0; k < CELL_KINDS; k++)
-		bytes += slab_live_bytes(&s->slab[k]);
-	return bytes + s->objects * sizeof(struct pack_head);
+		bytes += slab_live_bytes(&part->slab[k]);
+	return bytes + part->tally.objects * sizeof(struct pack_head);
+}
+
+static void shelf_add(struct tmem_stats *sum, const struct shelf *shelf)
+{
+	uint64_t pages = 0;
+
+	for (unsigned n = 0; n < shelf->tm->shards; n++) {
+		const struct tally *tally = &shelf->part[n].tally;
+
+		pages += tally->pages;
+		sum->pages_same_filled += tally->same_filled;
+		sum->pages_raw += tally->raw;
+		sum->pages_dense += tally->dense;
+		sum->stored_bytes += tally->stored_bytes;
+		sum->metadata_bytes += part_metadata(&shelf->part[n]);
+		sum->metadata_bytes += stripe_live_bytes(&shelf->stripe[n]);
+		sum->pages_shared += shelf->stripe[n].shared;
+	}
+	sum->pages += pages;
+	if (shelf->kind == KIND_EPHEMERAL)
+		sum->pages_ephemeral = pages;
+	else
+		sum->pages_persistent = pages;
+	/* The block of scratch words. */
+	sum->metadata_bytes += SLAB_BLOCK_BYTES;
 }
 
 void tmem_stats(const struct tmem *tm, struct tmem_stats *out)
@@ -35,16 +61,13 @@ void tmem_stats(const struct tmem *tm, struct tmem_stats *out)
 	uint64_t known;
 
 	memset(out, 0, sizeof(*out));
-	/* The block of scratch words. */
-	out->metadata_bytes = SLAB_BLOCK_BYTES;
 	clients_take(inside, CLIENTS_READ);
 	shards_take(inside);
-	for (unsigned n = 0; n < tm->shards; n++) {
+	for (unsigned n = 0; n < tm->shards; n++)
 		stats_add(out, &tm->shard[n].stats);
-		out->metadata_bytes += shard_metadata(&tm->shard[n]);
-		out->metadata_bytes += stripe_live_bytes(&tm->stripe[n]);
-		out->pages_shared += tm->stripe[n].shared;
-	}
+	for (unsigned k = 0; k < KINDS; k++)
+		if (tm->shelf[k])
+			shelf_add(out, tm->shelf[k]);
 	out->metadata_bytes += atomic_load(&tm->budget.heap);
 	out->used_bytes = atomic_load(&tm->budget.used);
 	shards_drop(inside);

@@ -5,12 +5,14 @@
  *   (client, pool, object, index)
  *      | hash of all but the index's low 9 bits
  *      v
- *   shard --- table --> object (oid)  ----------------.
- *      |         \----> leaf (8 indexes) of the object
- *      |                   | a word each                (oldest)
- *      |                   v                               |
- *      |                 packed payload, see pack.h        v
- *      '-- lock, counters          leaf's links: the client's pages by age
+ *   shard (lock) --- shelf's part --- table --> object (oid)
+ *                         |              \----> leaf (8 indexes) of the object
+ *                         '-- counters            | a word each
+ *                                                 v
+ *                                               packed payload, see pack.h
+ *
+ * A shelf has the pages of one kind, persistent or ephemeral, and all that
+ * leads to them. Each shard locks its part of both.
  *
  * 512 consecutive indexes of an object are in one shard, so that a small
  * object has one descriptor; an object of more has one in each shard it
@@ -49,12 +51,11 @@
 
 enum pool_kind { KIND_EPHEMERAL, KIND_PERSISTENT, KINDS };
 
-/* Kinds of slab cells; a leaf's is its pool's. */
+/* Kinds of slab cells. */
 enum cell_kind {
-	CELL_LEAF_EPHEMERAL = KIND_EPHEMERAL,
-	CELL_LEAF_PERSISTENT = KIND_PERSISTENT,
+	CELL_LEAF,
 	CELL_OBJECT,
-	CELL_KINDS, /* of a shard; those of stripes follow */
+	CELL_KINDS, /* of a part; those of stripes follow */
 	CELL_LINE = CELL_KINDS,
 	CELL_CONTENT
 };
@@ -80,7 +81,8 @@ struct leaf {
 	pack_word_t word[LEAF_PAGES];
 };
 
-/* Neighbours by age: units of words, 0 at the ends. Lock: age. */
+/* The client's next older and newer: units of words, 0 at the ends. Lock: age.
+ */
 struct link {
 	uint32_t older;
 	uint32_t newer;
@@ -97,9 +99,9 @@ _Static_assert(sizeof(struct leaf_ephemeral) == 160, "see the cost above");
 
 struct tmem_pool {
 	struct tmem *tm;
-	struct tmem_client *cl; /* NULL: it is a shared pool */
-	uint64_t name;		/* no other pool ever had it */
-	enum pool_kind kind;
+	struct tmem_client *cl;	     /* NULL: it is a shared pool */
+	uint64_t name;		     /* no other pool ever had it */
+	enum pool_kind kind;	     /* lock of it and the name: shard 0 */
 	uint32_t object[SHARDS_MAX]; /* first of each; lock: that shard */
 };
 
@@ -119,21 +121,47 @@ struct shared_pool {
 	struct tmem_client *member[TMEM_MEMBERS_MAX];
 };
 
-struct shard {
-	_Alignas(64) struct lock lock;
-	struct tmem *tm;
-	unsigned n;
+/*
+ * What is there, counted. An object that several pages share is counted where
+ * it was stored first and discounted where it is dropped last: so all but pages
+ * is right only in sum over all parts.
+ */
+struct tally {
+	uint64_t pages;
+	uint64_t same_filled; /* of these */
+	uint64_t raw;
+	uint64_t dense;
+	uint64_t objects;
+	uint64_t object_bytes; /* as packed */
+	uint64_t stored_bytes;
+};
+
+/* What a shard has on a shelf. Lock: the shard's. */
+struct part {
+	_Alignas(64) struct shelf *shelf;
+	unsigned n;	  /* of the shard */
 	uint32_t scratch; /* unit of a word: see page_replace() */
 	struct table table;
 	struct slab slab[CELL_KINDS];
-	/*
-	 * An object that several pages share is counted where it was stored
-	 * first and discounted where it is dropped last. So these two, and
-	 * stats.stored_bytes, are right only in sum over all shards.
-	 */
-	uint64_t object_bytes; /* packed objects of its pages */
-	uint64_t objects;
-	struct tmem_stats stats; /* all but metadata, slack and used */
+	struct tally tally;
+};
+
+/* The pages of one kind. Units are of its tables. */
+struct shelf {
+	struct tmem *tm;
+	enum pool_kind kind;
+	struct arena tables;
+	struct pack pack;
+	uint32_t scratch_block;
+	struct part *part; /* as many as shards */
+	struct stripe *stripe;
+	void *memory; /* of these two */
+};
+
+struct shard {
+	_Alignas(64) struct lock lock;
+	unsigned n;
+	struct tmem_stats stats; /* what was done; gauges are 0 */
 };
 
 struct client_auth {
@@ -171,21 +199,22 @@ struct tmem_client {
 
 struct tmem {
 	struct budget budget;
-	struct arena tables;
-	struct pack pack;
+	/*
+	 * NULL until a pool is of this kind. Changed with the clients' lock and
+	 * all shards held: any one of these is enough to use it.
+	 */
+	struct shelf *shelf[KINDS];
 	pthread_rwlock_t clients_lock;
 	struct tmem_client *clients;
 	struct lock shared_lock;
 	struct shared_pool *shared;
 	_Atomic uint64_t shared_bytes; /* leaves and objects in shared pools */
 	_Atomic uint64_t pool_names;
-	uint64_t client_ids; /* lock: clients */
-	uint32_t scratch_block;
-	uint64_t empty_bytes; /* used while nothing is stored */
+	uint64_t client_ids;	      /* lock: clients */
+	_Atomic uint64_t empty_bytes; /* used while nothing is stored */
 	uint64_t secret;
 	unsigned shards; /* a power of two */
 	struct shard *shard;
-	struct stripe *stripe; /* as many as shards */
 	void *shards_memory;
 };
 
@@ -201,14 +230,22 @@ struct key {
 
 enum clients_access { CLIENTS_READ, CLIENTS_CHANGE };
 
-/* What clients are charged for this shard's pages. */
-static inline uint64_t shard_charged(const struct shard *s)
+/* What clients are charged for the part's pages. */
+static inline uint64_t part_charged(const struct part *part)
 {
-	uint64_t bytes = s->object_bytes;
+	const struct slab *slab = part->slab;
+	uint64_t bytes = part->tally.object_bytes;
 
 	for (unsigned k = 0; k < CELL_KINDS; k++)
-		bytes += (uint64_t)s->slab[k].cells * s->slab[k].cell_bytes;
+		bytes += (uint64_t)slab[k].cells * slab[k].cell_bytes;
 	return bytes;
+}
+
+/* Of the pools of one kind, in this shard. */
+static inline struct part *part_at(const struct tmem *tm, enum pool_kind kind,
+				   unsigned n)
+{
+	return &tm->shelf[kind]->part[n];
 }
 
 /* ---- tmem.c ------------------------------------------------------------ */
@@ -226,6 +263,26 @@ MUST_CHECK int key_put(const struct key *key, const struct codec_page *coded);
 void shards_take(struct tmem *tm);
 void shards_drop(struct tmem *tm);
 
+/* ---- shelf.c ----------------------------------------------------------- */
+
+/* Makes the store's shelf of this kind if there is none. -ENOMEM. No lock. */
+MUST_CHECK int shelf_need(struct tmem *tm, enum pool_kind kind);
+
+/* An empty one, which nobody sees yet. -ENOMEM. Lock: clients, to change. */
+MUST_CHECK int shelf_create(struct tmem *tm, enum pool_kind kind,
+			    struct shelf **shelf_out);
+
+/* NULL is allowed. Lock: clients, to change, or nobody has the store. */
+void shelf_destroy(struct shelf *shelf);
+
+/* Memory for its tables and payload. Lock: all shards. */
+uint64_t shelf_bytes(struct shelf *shelf);
+
+/* Gives idle memory back. Lock: clients. */
+void shelves_trim(const struct tmem *tm);
+
+/* ---- all the others ---------------------------------------------------- */
+
 /* A handle that promises not to change the store; its locks do change. */
 static inline struct tmem *tmem_inside(const struct tmem *tm)
 {
@@ -240,8 +297,10 @@ void pool_end(struct tmem_client *cl, struct pool_slot *slot);
 /* All pages of a private pool that is in no slot go. */
 void pool_clear(struct tmem_pool *pool);
 
-/* Gives the pool a name and the slot the pool. Lock: client. */
-void pool_name(struct tmem_pool *pool);
+/* The pool begins: a name, a kind, no pages. */
+void pool_name(struct tmem_pool *pool, enum pool_kind kind);
+
+/* Gives the slot the pool. Lock: client. */
 void pool_show(struct pool_slot *slot, struct tmem_pool *pool);
 void pool_hide(struct pool_slot *slot);
 
@@ -275,7 +334,7 @@ void client_recharge(struct tmem_client *cl, enum pool_kind kind,
 MUST_CHECK int pool_charge(struct tmem_pool *pool, uint64_t bytes);
 void pool_uncharge(struct tmem_pool *pool, uint64_t bytes);
 
-/* ---- key.c: objects and leaves; lock: shard ----------------------------- */
+/* ---- key.c: objects and leaves; lock: shard; key: of a pool of the shelf's */
 
 struct key key_make(struct tmem_client *cl, int pool,
 		    const struct tmem_oid *oid, uint32_t index);
@@ -284,17 +343,17 @@ uint64_t key_mix(uint64_t x);
 uint64_t key_hash(const struct tmem *tm, uint64_t pool_name,
 		  const struct tmem_oid *oid);
 struct shard *key_shard(const struct key *key);
-struct leaf *leaf_at(const struct tmem *tm, uint32_t unit);
-struct object *object_at(const struct tmem *tm, uint32_t unit);
-uint32_t leaf_find(const struct shard *s, const struct key *key);
-uint32_t object_find(const struct shard *s, const struct key *key);
+struct leaf *leaf_at(const struct shelf *shelf, uint32_t unit);
+struct object *object_at(const struct shelf *shelf, uint32_t unit);
+uint32_t leaf_find(const struct part *part, const struct key *key);
+uint32_t object_find(const struct part *part, const struct key *key);
 
 /* -ENOSPC: budget; -EDQUOT: cap; -ENOMEM. */
-MUST_CHECK int leaf_create(struct shard *s, struct tmem_pool *pool,
+MUST_CHECK int leaf_create(struct part *part, struct tmem_pool *pool,
 			   const struct key *key, uint32_t *unit_out);
 
 /* Its words are 0. Ends its object with it if it is the last. */
-void leaf_destroy(struct shard *s, uint32_t unit);
+void leaf_destroy(struct part *part, uint32_t unit);
 bool leaf_is_empty(const struct leaf *leaf);
 uint32_t key_leaf_hash(uint64_t hash, uint32_t base);
 
@@ -304,14 +363,15 @@ static inline uint32_t word_unit(uint32_t leaf, uint32_t n)
 	       (uint32_t)(offsetof(struct leaf, word) >> ARENA_UNIT_SHIFT) + n;
 }
 
-static inline uint32_t word_leaf(const struct tmem *tm, uint32_t word)
+static inline size_t leaf_bytes(enum pool_kind kind)
 {
-	size_t bytes =
-		slab_head_of(&tm->tables, word)->kind == CELL_LEAF_EPHEMERAL
-			? sizeof(struct leaf_ephemeral)
-			: sizeof(struct leaf);
+	return kind == KIND_EPHEMERAL ? sizeof(struct leaf_ephemeral)
+				      : sizeof(struct leaf);
+}
 
-	return slab_cell_of(word, bytes);
+static inline uint32_t word_leaf(const struct shelf *shelf, uint32_t word)
+{
+	return slab_cell_of(word, leaf_bytes(shelf->kind));
 }
 
 /* ---- page.c: the pages of a shard; lock: shard --------------------------- */
@@ -331,20 +391,20 @@ MUST_CHECK int page_put(struct shard *s, const struct key *key,
 /* Copies the stored form to buf; takes it away if the pool is ephemeral. */
 MUST_CHECK int page_get(struct shard *s, const struct key *key, void *buf,
 			struct pack_item *item_out);
-void page_drop(struct shard *s, uint32_t leaf, uint32_t n);
+void page_drop(struct part *part, uint32_t leaf, uint32_t n);
 void page_flush(struct shard *s, const struct key *key);
 
 /* Drops all pages of a leaf, and the leaf. */
-void leaf_clear(struct shard *s, uint32_t leaf);
+void leaf_clear(struct part *part, uint32_t leaf);
 
 /* Drops those without a mark. Returns how many stay. */
-uint32_t leaf_clear_unmarked(struct shard *s, uint32_t leaf);
+uint32_t leaf_clear_unmarked(struct part *part, uint32_t leaf);
 
 /* Drops those that this member of a shared pool has put. */
-void leaf_clear_member(struct shard *s, uint32_t leaf, uint8_t member);
+void leaf_clear_member(struct part *part, uint32_t leaf, uint8_t member);
 
 /* Who is charged for the page. */
-struct tmem_client *page_client(const struct tmem *tm, uint32_t leaf,
+struct tmem_client *page_client(const struct shelf *shelf, uint32_t leaf,
 				uint32_t n);
 
 /* ---- age.c: ephemeral pages by age --------------------------------------- */

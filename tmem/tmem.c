@@ -10,11 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TABLES_PIECE_SHIFT 26
-#define TABLES_PIECES	   512 /* 32 GiB: all that units can name */
-#define SHARD_BUDGET	   ((uint64_t)2 << 20) /* one more shard for each */
-#define PUT_TRIES	   64
-#define SCRATCH_STEP	   8 /* units: a cache line for each shard's word */
+#define SHARD_BUDGET ((uint64_t)2 << 20) /* one more shard for each */
+#define PUT_TRIES    64
 
 static unsigned shards_for(uint64_t budget)
 {
@@ -25,30 +22,10 @@ static unsigned shards_for(uint64_t budget)
 	return n;
 }
 
-static void shard_init(struct tmem *tm, unsigned n)
-{
-	static const size_t cell_bytes[CELL_KINDS] = {
-		[CELL_LEAF_EPHEMERAL] = sizeof(struct leaf_ephemeral),
-		[CELL_LEAF_PERSISTENT] = sizeof(struct leaf),
-		[CELL_OBJECT] = sizeof(struct object),
-	};
-	struct shard *s = &tm->shard[n];
-
-	lock_init(&s->lock, LOCK_SHARD);
-	s->tm = tm;
-	s->n = n;
-	s->scratch = tm->scratch_block * (uint32_t)SLAB_BLOCK_UNITS +
-		     (n + 1) * SCRATCH_STEP;
-	table_init(&s->table, &tm->tables);
-	for (unsigned k = 0; k < CELL_KINDS; k++)
-		slab_init(&s->slab[k], &tm->tables, cell_bytes[k], k, n);
-}
-
 /* alloc() gives 16-byte alignment; shards want a cache line each. */
 static size_t shards_bytes(const struct tmem *tm)
 {
-	return tm->shards * (sizeof(struct shard) + sizeof(struct stripe)) +
-	       _Alignof(struct shard);
+	return tm->shards * sizeof(struct shard) + _Alignof(struct shard);
 }
 
 static int shards_init(struct tmem *tm)
@@ -62,20 +39,17 @@ static int shards_init(struct tmem *tm)
 	at = (at + _Alignof(struct shard) - 1) &
 	     ~(uintptr_t)(_Alignof(struct shard) - 1);
 	tm->shard = (struct shard *)at;
-	tm->stripe = (struct stripe *)(tm->shard + tm->shards);
 	for (unsigned n = 0; n < tm->shards; n++) {
-		shard_init(tm, n);
-		stripe_init(&tm->stripe[n], &tm->tables, n);
+		lock_init(&tm->shard[n].lock, LOCK_SHARD);
+		tm->shard[n].n = n;
 	}
 	return 0;
 }
 
 static void shards_fini(struct tmem *tm)
 {
-	for (unsigned n = 0; n < tm->shards; n++) {
+	for (unsigned n = 0; n < tm->shards; n++)
 		lock_fini(&tm->shard[n].lock);
-		stripe_fini(&tm->stripe[n]);
-	}
 	heap_free(&tm->budget, tm->shards_memory, shards_bytes(tm));
 }
 
@@ -91,44 +65,18 @@ static void clients_lock_init(pthread_rwlock_t *lock)
 	pthread_rwlockattr_destroy(&attr);
 }
 
-static int scratch_init(struct tmem *tm)
-{
-	int rc = arena_block_get(&tm->tables, &tm->scratch_block);
-
-	if (!rc)
-		memset(arena_block_at(&tm->tables, tm->scratch_block), 0,
-		       SLAB_BLOCK_BYTES);
-	return rc;
-}
-
 static int tmem_init(struct tmem *tm, uint64_t budget_bytes)
 {
 	int rc;
 
 	tm->secret = memory_secret();
-	lock_init(&tm->shared_lock, LOCK_SHARED);
 	tm->shards = shards_for(budget_bytes);
-	rc = arena_init(&tm->tables, &tm->budget, SLAB_BLOCK_SHIFT,
-			TABLES_PIECE_SHIFT, TABLES_PIECES, ARENA_CHARGE_BLOCKS);
-	if (rc)
-		return rc;
-	rc = pack_init(&tm->pack, &tm->budget, &tm->tables);
-	if (rc)
-		goto fini_tables;
-	rc = scratch_init(tm);
-	if (rc)
-		goto fini_pack;
 	rc = shards_init(tm);
 	if (rc)
-		goto fini_pack;
+		return rc;
+	lock_init(&tm->shared_lock, LOCK_SHARED);
 	clients_lock_init(&tm->clients_lock);
 	return 0;
-
-fini_pack:
-	pack_fini(&tm->pack);
-fini_tables:
-	arena_fini(&tm->tables);
-	return rc;
 }
 
 int tmem_create_on(const struct memory_ops *ops, uint64_t budget_bytes,
@@ -152,7 +100,7 @@ int tmem_create_on(const struct memory_ops *ops, uint64_t budget_bytes,
 	}
 	/* What the store itself takes counts, but is not refused. */
 	tm->budget.limit = budget_bytes;
-	tm->empty_bytes = atomic_load(&tm->budget.used);
+	atomic_init(&tm->empty_bytes, atomic_load(&tm->budget.used));
 	*tm_out = tm;
 	return 0;
 }
@@ -171,9 +119,9 @@ void tmem_destroy(struct tmem *tm)
 	while (tm->clients)
 		tmem_client_destroy(tm->clients);
 	ops = tm->budget.ops;
+	for (unsigned k = 0; k < KINDS; k++)
+		shelf_destroy(tm->shelf[k]);
 	shards_fini(tm);
-	pack_fini(&tm->pack);
-	arena_fini(&tm->tables);
 	lock_fini(&tm->shared_lock);
 	pthread_rwlock_destroy(&tm->clients_lock);
 	ops->free(tm);
@@ -378,7 +326,7 @@ uint64_t tmem_freeable_used(const struct tmem *tm)
 		return 0;
 	charged = charged_sum(tm);
 	used = atomic_load(&tm->budget.used);
-	used -= min_u64(used, tm->empty_bytes);
+	used -= min_u64(used, atomic_load(&tm->empty_bytes));
 	if (!charged.all || used < charged.all)
 		return charged.ephemeral;
 	return (uint64_t)((double)used * (double)charged.ephemeral /

@@ -252,8 +252,9 @@ START_TEST(what_is_flushed_is_gone_and_its_memory_too)
 	int p;
 
 	start(0);
-	empty = stats();
+	(void)pool(TMEM_EPHEMERAL);
 	p = pool(TMEM_PERSISTENT);
+	empty = stats();
 	for (uint32_t i = 0; i < 3000; i++)
 		ck_assert_int_eq(tmem_put(cl, p, &oid, i * 5, page(i, i)), 0);
 	ck_assert_int_eq(tmem_put(cl, p, &oid_other, 0, page(1, 99)), 0);
@@ -392,10 +393,11 @@ START_TEST(check_sees_one_flipped_bit)
 	p = pool(TMEM_PERSISTENT);
 	ck_assert_int_eq(tmem_put(cl, p, &oid, 0, page(1, PAGE_BYTES)), 0);
 	ck_assert_int_eq(tmem_check(tm), 0);
-	c = &tm->pack.class[PACK_SMALL];
+	c = &tm->shelf[KIND_PERSISTENT]->pack.class[PACK_SMALL];
 	while (!c->count)
 		c++;
-	at = arena_block_at(&tm->pack.extents, c->extent[0]);
+	at = arena_block_at(&tm->shelf[KIND_PERSISTENT]->pack.extents,
+			    c->extent[0]);
 	at[3000] ^= 16;
 	ck_assert_int_eq(tmem_check(tm), -EUCLEAN);
 	at[3000] ^= 16;
@@ -426,10 +428,11 @@ START_TEST(freed_memory_is_zeroed)
 		if (i % 100)
 			ck_assert_int_eq(tmem_flush_page(cl, p, &oid, i), 0);
 	ck_assert_int_eq(tmem_check(tm), 0);
-	c = tm->pack.class;
+	c = tm->shelf[KIND_PERSISTENT]->pack.class;
 	while (!c->count || c->count * c->bytes % PAGE_BYTES == 0)
 		c++;
-	beyond = arena_block_at(&tm->pack.extents, c->extent[0]) +
+	beyond = arena_block_at(&tm->shelf[KIND_PERSISTENT]->pack.extents,
+				c->extent[0]) +
 		 (size_t)c->count * c->bytes;
 	for (size_t i = 0; (uintptr_t)(beyond + i) % PAGE_BYTES; i++)
 		ck_assert_int_eq(beyond[i], 0);

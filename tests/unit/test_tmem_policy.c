@@ -377,8 +377,8 @@ START_TEST(dense_page_costs_under_28_bytes)
 	int p;
 
 	start(0);
-	before = stats().metadata_bytes;
 	p = pool(TMEM_PERSISTENT);
+	before = stats().metadata_bytes;
 	for (uint32_t i = 0; i < DENSE_PAGES; i++)
 		ck_assert_int_eq(tmem_put(cl, p, &oid, i, page(i, 40)), 0);
 	st = stats();
