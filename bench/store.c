@@ -12,7 +12,8 @@
  *   store churn ours PAGES SEED               ten times over, random sizes
  *   store churn zram PAGES SEED DEVICE
  *   store evict PAGES                         ephemeral pages dropped
- *   store takeback PAGES                      1 GiB of them, all at once
+ *   store takeback PAGES                      1 GiB of them, which is all
+ *   store takeback PAGES half                 1 GiB of 2, the oldest
  *
  * speed goes through the pages in order on each side, since large calls to zram
  * must; latency takes them at random, on each side too.
@@ -531,26 +532,30 @@ static void borrow(struct bench *b, uint64_t bytes)
 	}
 }
 
-/* As hvd does it under pressure: the client is lent nothing any more. */
-static void takeback(struct bench *b)
+/* As hvd does it: the client is lent so little any more, or nothing. */
+static void takeback(struct bench *b, uint64_t keep)
 {
 	struct tmem_stats before, after;
+	struct tmem_client_stats st;
 	struct seconds s;
 
 	ours_open(b, TMEM_EPHEMERAL);
-	borrow(b, GIB);
+	borrow(b, GIB + keep);
 	tmem_stats(b->tm, &before);
 	s.wall = -now_s(CLOCK_MONOTONIC);
 	s.cpu = -now_s(CLOCK_PROCESS_CPUTIME_ID);
-	(void)tmem_client_lend(b->cl, 0);
+	(void)tmem_client_lend(b->cl, keep);
 	s.cpu += now_s(CLOCK_PROCESS_CPUTIME_ID);
 	s.wall += now_s(CLOCK_MONOTONIC);
 	tmem_stats(b->tm, &after);
-	if (after.pages)
+	tmem_client_stats(b->cl, &st);
+	if (st.bytes_ephemeral > keep || (!keep && after.pages))
 		fail("not all was taken back");
 	print_seconds("takeback", s);
-	printf("\"takeback_bytes\": %" PRIu64 ", ",
-	       before.used_bytes - after.used_bytes);
+	printf("\"takeback_bytes\": %" PRIu64 ", \"takeback_pages\": %" PRIu64
+	       ", ",
+	       before.used_bytes - after.used_bytes,
+	       before.pages - after.pages);
 	tmem_destroy(b->tm);
 }
 
@@ -628,7 +633,7 @@ int main(int argc, char **argv)
 		evict(&b);
 	} else if (!strcmp(argv[1], "takeback")) {
 		pages_load(&b, argv[2]);
-		takeback(&b);
+		takeback(&b, argc > 3 && !strcmp(argv[3], "half") ? GIB : 0);
 	} else if (argc >= 5) {
 		pages_load(&b, argv[3]);
 		b.seed = strtoull(argv[4], NULL, 10);

@@ -73,6 +73,16 @@ void age_renew(struct tmem_client *cl, uint32_t word)
 	lock_drop(&cl->age_lock);
 }
 
+void age_clear(struct tmem_client *cl)
+{
+	LOCK_ASSERT(LOCK_SHARD);
+	lock_take(&cl->age_lock);
+	cl->oldest = 0;
+	cl->newest = 0;
+	cl->aged = 0;
+	lock_drop(&cl->age_lock);
+}
+
 uint32_t age_oldest(struct tmem_client *cl, unsigned *shard_out)
 {
 	uint32_t word;

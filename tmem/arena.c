@@ -13,8 +13,9 @@
 #include <errno.h>
 #include <string.h>
 
-#define WORD_BITS 64
-#define MAP_FIRST 4
+#define WORD_BITS  64
+#define MAP_FIRST  4
+#define PART_SHIFT 24 /* of a piece; pieces are larger */
 
 struct arena_piece {
 	uint32_t free; /* blocks */
@@ -55,15 +56,44 @@ int arena_init(struct arena *arena, struct budget *budget, unsigned block_shift,
 	return -ENOMEM;
 }
 
+void arena_vacate(struct arena *arena)
+{
+	size_t bytes = (size_t)1 << arena->piece_shift;
+
+	for (uint32_t p = 0; p < arena->pieces; p++) {
+		if (arena->base[p])
+			arena->budget->ops->unmap(arena->base[p], bytes);
+		arena->base[p] = NULL;
+	}
+}
+
+static unsigned parts_shift(const struct arena *arena)
+{
+	return arena->piece_shift - PART_SHIFT;
+}
+
+uint32_t arena_parts(const struct arena *arena)
+{
+	return arena->pieces << parts_shift(arena);
+}
+
+void arena_part_release(const struct arena *arena, uint32_t part)
+{
+	char *base = arena->base[part >> parts_shift(arena)];
+	uint32_t n = part & (((uint32_t)1 << parts_shift(arena)) - 1);
+
+	/* What the kernel does not take now, it takes when it is unmapped. */
+	(void)arena->budget->ops->release(base + ((size_t)n << PART_SHIFT),
+					  (size_t)1 << PART_SHIFT);
+}
+
 void arena_fini(struct arena *arena)
 {
 	struct budget *budget = arena->budget;
 
-	for (uint32_t p = 0; p < arena->pieces; p++) {
-		budget->ops->unmap(arena->base[p],
-				   (size_t)1 << arena->piece_shift);
+	arena_vacate(arena);
+	for (uint32_t p = 0; p < arena->pieces; p++)
 		heap_free(budget, arena->map[p], piece_bytes(arena));
-	}
 	if (arena->charge == ARENA_CHARGE_BLOCKS)
 		budget_uncharge(budget, ((uint64_t)arena->given + arena->kept)
 						<< arena->block_shift);

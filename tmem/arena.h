@@ -46,6 +46,15 @@ MUST_CHECK int arena_init(struct arena *arena, struct budget *budget,
 void arena_fini(struct arena *arena);
 
 /*
+ * Gives the memory of all blocks back, except that it stays charged until
+ * arena_fini, which is all that may follow. Before that, several threads may do
+ * a part each, of so many.
+ */
+void arena_vacate(struct arena *arena);
+uint32_t arena_parts(const struct arena *arena);
+void arena_part_release(const struct arena *arena, uint32_t part);
+
+/*
  * The contents of a new block are undefined: zero, or what an earlier owner
  * left. -ENOSPC: over budget; -ENOMEM.
  */

@@ -5,9 +5,10 @@
  * with the counters; each class of packed objects against its owners' words;
  * each client's list by age; and last, with everything held, the sums:
  *
- *   used      = heap + blocks given + blocks kept + pages committed
+ *   used      = heap + blocks given + blocks kept + pages committed + leaving
  *   pages     = packed objects + references - what they refer to
  *   slack     = free cells + class rounding + ends of pages + kept blocks
+ *               + leaving
  */
 #include "hv/base/log.h"
 #include "tmem/store.h"
@@ -306,13 +307,14 @@ static const char *totals_wrong(struct tmem *tm)
 {
 	uint64_t used = atomic_load(&tm->budget.used);
 	uint64_t heap = atomic_load(&tm->budget.heap);
+	uint64_t leaving = atomic_load(&tm->leaving);
 	struct totals t;
 	uint64_t heads;
 	uint64_t slack;
 
 	totals_count(tm, &t);
 	heads = t.tally.objects * sizeof(struct pack_head);
-	slack = t.cell_slack + t.kept +
+	slack = t.cell_slack + t.kept + leaving +
 		(t.tally.object_bytes - t.tally.stored_bytes - heads) +
 		(t.usage.committed_bytes - t.usage.object_bytes);
 	if (t.tally.objects != t.usage.objects ||
@@ -326,7 +328,7 @@ static const char *totals_wrong(struct tmem *tm)
 		return "clients are charged wrongly";
 	if (t.blocks != t.given)
 		return "blocks are lost";
-	if (used != heap + t.kept + t.usage.committed_bytes +
+	if (used != heap + t.kept + leaving + t.usage.committed_bytes +
 			    t.blocks * SLAB_BLOCK_BYTES)
 		return "memory is charged wrongly";
 	if (used != t.tally.stored_bytes + heads + heap + t.cell_live +

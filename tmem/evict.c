@@ -144,7 +144,10 @@ static bool evict_for_budget(struct tmem *tm)
 			break;
 	}
 	clients_drop(tm);
-	return !lacks;
+	if (!lacks)
+		return true;
+	take_wait(tm);
+	return !budget_lacks(&tm->budget, PUT_ROOM);
 }
 
 static bool is_over_cap(const struct tmem_client *cl, uint64_t more)
@@ -194,8 +197,26 @@ bool evict_for_put(struct tmem_client *cl, int rc)
 	return false;
 }
 
+bool evict_wants_all(const struct tmem_client *cl, enum tmem_evict_why *why_out)
+{
+	uint64_t cap = atomic_load(&cl->cap);
+	uint64_t ephemeral = ephemeral_of(cl);
+	uint64_t bytes = atomic_load(&cl->bytes);
+
+	/* What is not ephemeral fills the cap by itself. */
+	*why_out = TMEM_EVICT_CAP;
+	if (cap && bytes > ephemeral && bytes - ephemeral >= cap)
+		return true;
+	*why_out = TMEM_EVICT_LENT;
+	return !atomic_load(&cl->lent);
+}
+
 void evict_to_cap(struct tmem_client *cl)
 {
+	enum tmem_evict_why why;
+
+	if (evict_wants_all(cl, &why))
+		(void)take_all(cl->tm, cl);
 	evict_within(cl, 0);
 }
 
@@ -204,6 +225,8 @@ uint64_t evict_bytes(struct tmem *tm, uint64_t bytes)
 	uint64_t freed = 0;
 	uint64_t one;
 
+	if (bytes >= tmem_freeable(tm))
+		freed = take_all(tm, NULL);
 	clients_take(tm, CLIENTS_READ);
 	while (freed < bytes) {
 		one = evict_furthest(tm, TMEM_EVICT_FLUSH);

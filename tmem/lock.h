@@ -4,6 +4,7 @@
  * taken only while none of a higher rank is held; of the shards, which may be
  * held all at once, the lower number comes first. Sanitizer builds check it.
  *
+ *   take      all ephemeral pages being taken at once
  *   clients   the list of clients, the shelves (many readers)
  *   client    pools and authorisations of one client
  *   shared    the list of shared pools, and who is in them
@@ -24,6 +25,7 @@
 #include <pthread.h>
 
 enum lock_rank {
+	LOCK_TAKE,
 	LOCK_CLIENTS,
 	LOCK_CLIENT,
 	LOCK_SHARED,

@@ -10,8 +10,9 @@
  *
  * One memory for both kinds would waste less at the ends of size classes (a
  * page and a half each), but then ephemeral pages, which the host wants back in
- * a hurry, could never go but one by one.
+ * a hurry, could go only one by one.
  */
+#include "hv/base/thread.h"
 #include "tmem/store.h"
 
 #include <errno.h>
@@ -20,6 +21,9 @@
 #define TABLES_PIECE_SHIFT 26
 #define TABLES_PIECES	   512 /* 32 GiB: all that units can name */
 #define SCRATCH_STEP	   8   /* units: a cache line for each part's word */
+
+/* From here on a second thread is faster: see docs/performance.md. */
+#define HELPED_BYTES ((uint64_t)64 << 20)
 
 static void part_init(struct shelf *shelf, unsigned n)
 {
@@ -177,4 +181,41 @@ void shelves_trim(const struct tmem *tm)
 	for (unsigned k = 0; k < KINDS; k++)
 		if (tm->shelf[k])
 			pack_trim(&tm->shelf[k]->pack);
+}
+
+/* ---- vacating ------------------------------------------------------------ */
+
+struct vacation {
+	const struct arena *arena[2];
+	_Atomic uint32_t next; /* part of the first, then of the second */
+};
+
+static void *parts_release(void *arg)
+{
+	struct vacation *v = arg;
+	uint32_t first = arena_parts(v->arena[0]);
+	uint32_t all = first + arena_parts(v->arena[1]);
+	uint32_t n;
+
+	while ((n = atomic_fetch_add(&v->next, 1)) < all)
+		if (n < first)
+			arena_part_release(v->arena[0], n);
+		else
+			arena_part_release(v->arena[1], n - first);
+	return NULL;
+}
+
+void shelf_vacate(struct shelf *shelf)
+{
+	struct vacation v = {.arena = {&shelf->pack.extents, &shelf->tables}};
+	pthread_t helper;
+
+	/* Without a helper, to unmap is all there is to do. */
+	if (shelf_bytes(shelf) >= HELPED_BYTES &&
+	    !thread_start(&helper, parts_release, &v)) {
+		parts_release(&v);
+		pthread_join(helper, NULL);
+	}
+	arena_vacate(&shelf->pack.extents);
+	arena_vacate(&shelf->tables);
 }

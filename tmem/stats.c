@@ -7,7 +7,8 @@
  *
  * used is what was charged; stored and metadata are counted where they are
  * made; slack is the rest: free cells, the rounding to size classes, the ends
- * of pages. tmem_check() counts slack in its own way and compares.
+ * of pages, what is on its way back to the kernel (take.c). tmem_check() counts
+ * slack in its own way and compares.
  */
 #include "tmem/store.h"
 

@@ -12,7 +12,8 @@
  *                                               packed payload, see pack.h
  *
  * A shelf has the pages of one kind, persistent or ephemeral, and all that
- * leads to them. Each shard locks its part of both.
+ * leads to them; so all that is ephemeral can go at once, as memory (take.c).
+ * Each shard locks its part of both shelves.
  *
  * 512 consecutive indexes of an object are in one shard, so that a small
  * object has one descriptor; an object of more has one in each shard it
@@ -204,6 +205,8 @@ struct tmem {
 	 * all shards held: any one of these is enough to use it.
 	 */
 	struct shelf *shelf[KINDS];
+	struct lock take_lock;
+	_Atomic uint64_t leaving; /* bytes used by what was taken: take.c */
 	pthread_rwlock_t clients_lock;
 	struct tmem_client *clients;
 	struct lock shared_lock;
@@ -275,11 +278,30 @@ MUST_CHECK int shelf_create(struct tmem *tm, enum pool_kind kind,
 /* NULL is allowed. Lock: clients, to change, or nobody has the store. */
 void shelf_destroy(struct shelf *shelf);
 
+/*
+ * Gives back the memory of a shelf that nobody sees any more, all but what
+ * describes it; it stays charged, and shelf_destroy is all that may follow.
+ */
+void shelf_vacate(struct shelf *shelf);
+
 /* Memory for its tables and payload. Lock: all shards. */
 uint64_t shelf_bytes(struct shelf *shelf);
 
 /* Gives idle memory back. Lock: clients. */
 void shelves_trim(const struct tmem *tm);
+
+/* ---- take.c ------------------------------------------------------------ */
+
+/*
+ * Takes all ephemeral pages of the store at once, as memory: because they must
+ * go by cl's bounds, and are all cl's; because somebody said so, if cl is NULL.
+ * Returns bytes freed; 0: it cannot be, or they are few, or memory for an empty
+ * shelf is not to be had. No lock held.
+ */
+uint64_t take_all(struct tmem *tm, const struct tmem_client *cl);
+
+/* Waits for memory on its way back. No lock held. */
+void take_wait(struct tmem *tm);
 
 /* ---- all the others ---------------------------------------------------- */
 
@@ -413,6 +435,8 @@ void age_append(struct tmem_client *cl, uint32_t word);
 void age_remove(struct tmem_client *cl, uint32_t word);
 /* The page is now the newest. */
 void age_renew(struct tmem_client *cl, uint32_t word);
+/* All go; their leaves, too, before the lock of all shards does. */
+void age_clear(struct tmem_client *cl);
 /* The oldest page and its shard, or 0. */
 uint32_t age_oldest(struct tmem_client *cl, unsigned *shard_out);
 /* Verifies the list. 0 or -EUCLEAN. */
@@ -428,6 +452,10 @@ bool evict_for_put(struct tmem_client *cl, int rc);
 
 /* Drops the client's oldest until it is within its cap and what it is lent. */
 void evict_to_cap(struct tmem_client *cl);
+
+/* Must all of them go for that, and why? */
+bool evict_wants_all(const struct tmem_client *cl,
+		     enum tmem_evict_why *why_out);
 
 /* As tmem_flush. */
 uint64_t evict_bytes(struct tmem *tm, uint64_t bytes);

@@ -74,6 +74,7 @@ static int tmem_init(struct tmem *tm, uint64_t budget_bytes)
 	rc = shards_init(tm);
 	if (rc)
 		return rc;
+	lock_init(&tm->take_lock, LOCK_TAKE);
 	lock_init(&tm->shared_lock, LOCK_SHARED);
 	clients_lock_init(&tm->clients_lock);
 	return 0;
@@ -122,6 +123,7 @@ void tmem_destroy(struct tmem *tm)
 	for (unsigned k = 0; k < KINDS; k++)
 		shelf_destroy(tm->shelf[k]);
 	shards_fini(tm);
+	lock_fini(&tm->take_lock);
 	lock_fini(&tm->shared_lock);
 	pthread_rwlock_destroy(&tm->clients_lock);
 	ops->free(tm);
@@ -326,7 +328,8 @@ uint64_t tmem_freeable_used(const struct tmem *tm)
 		return 0;
 	charged = charged_sum(tm);
 	used = atomic_load(&tm->budget.used);
-	used -= min_u64(used, atomic_load(&tm->empty_bytes));
+	used -= min_u64(used, atomic_load(&tm->empty_bytes) +
+				      atomic_load(&tm->leaving));
 	if (!charged.all || used < charged.all)
 		return charged.ephemeral;
 	return (uint64_t)((double)used * (double)charged.ephemeral /
