@@ -11,7 +11,7 @@
  *
  * A desktop's page has some 280 sequences, so time is what a sequence takes,
  * and most of that is branches nobody can predict. Hence hashes of 5 bytes:
- * a sixth fewer sequences than with the library's 4, and those left out save a
+ * a fifth fewer sequences than with the library's 4, and those left out save a
  * byte each. Two places are hashed from one load. No bound of the block is
  * checked: a sequence is no longer than what it stands for, but for one byte in
  * 255 literals,
