@@ -59,6 +59,7 @@ PATTERNS = {
 }
 ZRAM_BYTES = 1 << 30  # takes a whole guest, too
 SLOW_TOUCHES = {False: 500, True: 2000}  # of the last one, quick and full
+GUEST_ORDERS = {False: ("random",), True: ("random", "linear")}
 
 # what is compared: field, unit, which is better, name
 FIGURES = [("p50_ns", "ns", "less", "fault p50"),
@@ -251,7 +252,7 @@ def guest_measure(args, state, rivals, repetitions, res):
         with tempfile.TemporaryDirectory(prefix="tidepool-fault-") as folder, \
                 Life(folder) as life:
             got = cold_guest.measure(life, folder, args.build, args.seed,
-                                     repetitions, ("random", "linear"))
+                                     repetitions, GUEST_ORDERS[args.full])
         guest_tell(res, rival, got)
     except result.Skip as why:
         res.lacks(f"TCG guest: {why}")
