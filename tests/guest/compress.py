@@ -31,6 +31,9 @@ def cold_pages_come_back():
         f"{before['private_pages']} private")
     check(before["store_bytes"] < before["compressed_pages"] * lib.PAGE,
           "the store is larger than what is in it")
+    dense = hvd.vm("g0")["tmem"]["pages_dense"]
+    check(dense > before["compressed_pages"] // 2,
+          f"only {dense} of these pages went through the denser codec")
     g.verify()
     after = wait_for("faults to be counted", lambda: (
         lambda mm: mm if mm["faults"] > before["faults"] else None)(
