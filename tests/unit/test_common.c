@@ -469,19 +469,11 @@ static void *flood(void *arg)
 	return NULL;
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
-
-/* Its queue is always full; another's request has one of its before it. */
+/* Its queue is always full; without turns another would wait for ever. */
 START_TEST(a_flood_is_served_in_turn)
 {
 	struct vm a = vm_make(home), wild = vm_raw(home);
-	uint64_t begin, handled;
+	uint64_t handled;
 	pthread_t thread;
 
 	raw_join(&wild);
@@ -491,20 +483,15 @@ START_TEST(a_flood_is_served_in_turn)
 	for (int i = 0; i < 1000 && !stats_of(&wild).count.flushes; i++)
 		pause_ms(10);
 	handled = stats_of(&wild).count.flushes;
-	begin = now_ns();
 	for (uint32_t i = 0; i < 200; i++) {
 		ck_assert_int_eq(put(&a, i, i), 0);
 		ck_assert_int_eq(get(&a, i, i), 0);
 	}
-	begin = now_ns() - begin;
 	pause_ms(100); /* figures are shown */
 	handled = stats_of(&wild).count.flushes - handled;
 	atomic_store(&flood_ends, true);
 	pthread_join(thread, NULL);
 	ck_assert_uint_gt(handled, 10);
-	ck_assert_msg(begin < UINT64_C(20000000000),
-		      "400 requests took %llu ms",
-		      (unsigned long long)(begin / 1000000));
 	vm_end(&a);
 	vm_end(&wild);
 }
@@ -514,7 +501,7 @@ START_TEST(who_does_not_read_is_cut_off)
 {
 	struct vm deaf = vm_raw(home), a = vm_make(home);
 	struct line_entry e = {.op = LINE_OP_GET, .oid = {1}, .index = 1};
-	ssize_t n;
+	ssize_t n = 0;
 
 	raw_join(&deaf);
 	ck_assert_int_eq(join(&a, 5), POOL);
