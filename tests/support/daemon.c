@@ -125,7 +125,12 @@ void daemon_restart(struct daemon *d)
 
 void daemon_signal(struct daemon *d, int sig)
 {
+	siginfo_t info;
+
 	ck_assert_int_eq(kill(d->pid, sig), 0);
+	if (sig == SIGSTOP)
+		ck_assert_int_eq(waitid(P_PID, (id_t)d->pid, &info, WSTOPPED),
+				 0);
 }
 
 void daemon_kill(struct daemon *d)
@@ -502,8 +507,7 @@ static void welcome_take(struct peer *p, int *fds, size_t n)
 {
 	memcpy(&p->welcome, p->in + sizeof(struct wire_head),
 	       sizeof(p->welcome));
-	ck_assert_uint_eq(n,
-			  1 + p->welcome.uffd_device + p->welcome.channel);
+	ck_assert_uint_eq(n, 1 + p->welcome.uffd_device + p->welcome.channel);
 	if (p->pool_fd >= 0)
 		close(p->pool_fd);
 	if (p->channel_fd >= 0)

@@ -25,7 +25,7 @@ struct peer {
 	int fd;
 	int pool_fd;
 	int channel_fd; /* of the last WELCOME, or -1: the test's to take */
-	int file_fd; /* that came with the last COMMAND, or -1: the test's */
+	int file_fd;	/* that came with the last COMMAND, or -1: the test's */
 	char name[WIRE_NAME_MAX], domain[WIRE_NAME_MAX], qmp[WIRE_PATH_MAX];
 	struct wire_welcome welcome;
 	_Alignas(8) unsigned char in[WIRE_MAX];
@@ -37,6 +37,7 @@ void daemon_find(struct daemon *d, const char *argv0);
 void daemon_start(struct daemon *d, const char *option, const char *value);
 /* In the same folder, after a kill. */
 void daemon_restart(struct daemon *d);
+/* SIGSTOP: none of its threads runs any more when this returns. */
 void daemon_signal(struct daemon *d, int sig);
 /* SIGKILL, and waits. */
 void daemon_kill(struct daemon *d);
