@@ -33,6 +33,8 @@
  */
 #include "hv/line/channel.h"
 
+#include "hv/line/request.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -65,12 +67,6 @@ struct channel {
 
 /* ---- the format ---- */
 
-static bool range_fits(const struct line_entry *e)
-{
-	return e->count <= CHANNEL_RANGE_MAX &&
-	       (uint64_t)e->index + e->count <= (uint64_t)UINT32_MAX + 1;
-}
-
 static bool pool_fits(int32_t pool)
 {
 	return pool >= 0 && pool < CHANNEL_POOLS_MAX;
@@ -95,7 +91,8 @@ int channel_check(const void *msg, size_t n)
 		good = pool_fits(e.pool);
 		break;
 	case LINE_OP_FLUSH_RANGE:
-		good = pool_fits(e.pool) && range_fits(&e);
+		good = pool_fits(e.pool) &&
+		       request_range_fits(&e, CHANNEL_RANGE_MAX);
 		break;
 	case LINE_OP_POOL_DESTROY:
 	case LINE_OP_GET:

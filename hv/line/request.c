@@ -61,13 +61,6 @@ static int pool_create(struct tmem_client *client, const struct line_entry *e)
 	return tmem_pool_create(client, (uint32_t)e->pool, uuid);
 }
 
-/* An index is 32 bits: a range does not wrap. */
-static bool range_fits(const struct line_entry *e)
-{
-	return e->count <= LINE_FLUSH_MAX &&
-	       (uint64_t)e->index + e->count <= (uint64_t)UINT32_MAX + 1;
-}
-
 static int flush_range(struct tmem_client *client, const struct line_entry *e)
 {
 	struct tmem_oid oid = oid_of(e);
@@ -132,7 +125,8 @@ int32_t request_do(struct tmem_client *client, struct channel *channel,
 {
 	int rc;
 
-	if (entry->op == LINE_OP_FLUSH_RANGE && !range_fits(entry))
+	if (entry->op == LINE_OP_FLUSH_RANGE &&
+	    !request_range_fits(entry, LINE_FLUSH_MAX))
 		rc = -EINVAL;
 	else if (channel && channel_wants(entry))
 		rc = channel_do(channel, entry, slot);

@@ -7,6 +7,13 @@
 
 struct channel;
 
+/* An index is 32 bits: a range, of so many pages at most, does not wrap. */
+static inline bool request_range_fits(const struct line_entry *e, line_u32 most)
+{
+	return e->count <= most &&
+	       (uint64_t)e->index + e->count <= (uint64_t)UINT32_MAX + 1;
+}
+
 /*
  * Does what the entry asks and returns its result. entry: a copy that the
  * guest cannot change. slot: a page that it can, at any time. channel: for
