@@ -388,6 +388,33 @@ START_TEST(gathering_ends_when_nobody_joins)
 }
 END_TEST
 
+/* What the one that left had offered is cleared away later. */
+START_TEST(a_newcomer_is_not_the_one_that_left)
+{
+	agents_start(100);
+	for (uint32_t i = 1; i <= 10; i++)
+		ck_assert_int_eq(agent_offer(&agent[0], i, content_hash(i), 0),
+				 0);
+	domain_leave(agent[0].member);
+	ck_assert(domain_is_unfinished(dom));
+	ck_assert_uint_eq(agents_stats().index_entries, 0);
+	ck_assert_int_eq(domain_join(dom, &agent[0], 100000, &agent[0].member),
+			 0);
+	*(struct wire_offer *)agent_body =
+		(struct wire_offer){1, content_hash(1), 0};
+	ck_assert_int_eq(
+		agent_tell(&agent[0], WIRE_OFFER, sizeof(struct wire_offer)),
+		0);
+	ck_assert_uint_eq(agents_stats().index_entries, 1);
+	ck_assert_int_eq(agent_offer(&agent[1], 20, content_hash(1), 0), 0);
+	ck_assert_uint_eq(agent[1].wants, 1);
+	ck_assert_int_eq(agent_offer(&agent[1], 21, content_hash(2), 0), 0);
+	ck_assert_uint_eq(agent[1].wants, 1);
+	ck_assert(!domain_is_unfinished(dom));
+	agents_stop();
+}
+END_TEST
+
 START_TEST(no_page_ever_reads_wrong)
 {
 	struct agent *a;
@@ -456,6 +483,7 @@ int main(void)
 	tcase_add_test(tc, a_full_pool_leaves_candidates);
 	tcase_add_test(tc, gathered_contents_lie_as_the_oldest_has_them);
 	tcase_add_test(tc, gathering_ends_when_nobody_joins);
+	tcase_add_test(tc, a_newcomer_is_not_the_one_that_left);
 	tcase_add_loop_test(tc, a_row_of_contents_is_taken_one_by_one, 0, 4);
 	tcase_add_test(tc, no_page_ever_reads_wrong);
 	suite_add_tcase(s, tc);
