@@ -10,11 +10,10 @@ substituted, which makes them unique but compresses alike. The rivals get the
 same processes, the same settings and the same seconds to settle.
 
 The budget is a memory cgroup of all desktops and of hvd with its frames;
-what a rival has outside of it is taken off (lib/tenants.py). Desktops come a few
-at a time until they no longer fit or the slowest is too slow; then some leave, and
-others come one by one until it is so again. A desktop's slowdown is what it
-waits for memory within a pass beside what the pass takes alone, so that two
-cores for all of them do not decide.
+what a rival has outside of it is taken off (lib/tenants.py). So many desktops come
+as most runs held, and then one at a time, until they no longer fit or the slowest is
+too slow. A desktop's slowdown is what it waits for memory within a pass beside what
+the pass takes alone, so that two cores for all of them do not decide.
 """
 import os
 import subprocess
@@ -38,17 +37,20 @@ ZRAM = ("lz4", "zstd")  # quick or dense; the better one is the rival
 KSM_ITEM = 64  # bytes of struct ksm_rmap_item, one for each page looked at
 
 # scale: a second of the bench stands for so many of a desktop's (tenant.c).
-QUICK = {"one_in": 2, "budget": 1600 * MIB, "scale": 10, "settle": 14,
-         "window": 6, "alone": 4, "step": 4, "repetitions": 1}
-FULL = {"one_in": 1, "budget": 3072 * MIB, "scale": 10, "settle": 16,
-        "window": 6, "alone": 6, "step": 4, "repetitions": 3}
+# Newcomers' warm pages have come round twice before it is measured.
+QUICK = {"one_in": 2, "budget": 1600 * MIB, "scale": 10, "settle": 20,
+         "window": 6, "alone": 4, "repetitions": 1}
+FULL = {"one_in": 1, "budget": 3072 * MIB, "scale": 10, "settle": 24,
+        "window": 6, "alone": 6, "repetitions": 3}
 LEFT = 3  # seconds to settle in where nobody has come
+FEWER = 2  # desktops, where those to begin with are too many
 
 
 class Plain:
     """QEMU as it comes: no swap, so what does not fit is killed."""
 
     name = "plain memory"
+    begins = 1  # with so many times the desktops that plain memory holds
 
     def __init__(self, bench):
         self.bench = bench
@@ -76,6 +78,7 @@ class Plain:
 
 class PlainKsm(Plain):
     name = "KSM"
+    begins = 2
 
     def __init__(self, bench):
         super().__init__(bench)
@@ -101,6 +104,7 @@ class PlainKsm(Plain):
 
 class KsmZram(PlainKsm):
     name = "KSM + zram"
+    begins = 3
 
     def __init__(self, bench, algorithm):
         super().__init__(bench)
@@ -136,6 +140,7 @@ class Tidepool(Plain):
     """hvd's states of pressure are automatic, as they come."""
 
     name = "Tidepool"
+    begins = 3
 
     def __init__(self, bench):
         super().__init__(bench)
@@ -314,25 +319,14 @@ class Host:
         self.fall_back(wanted)
         return self.attempt(wanted - len(self.tenants))
 
-    def climb(self, good, step):
-        """The most that do, known to be `good` at least: up by steps, between
-        the last two by halves, and at last up as a host fills, by one newcomer
-        at a time."""
-        bad, came = MOST + 1, 1
-        while good + 1 < bad:
-            count = min(good + step, MOST)
-            if count >= bad:
-                count = (good + bad) // 2
-            if self.does(count):
-                good = count
-            else:
-                bad, came = count, count - good
-                self.fall_back(good)
-        if came == 1:
-            return good
-        while good < MOST and self.does(good + 1):
+    def climb(self, first):
+        """The most that do, as a host fills: by one newcomer at a time."""
+        good = first
+        while good > 0 and not self.does(good):
+            good -= FEWER
+        while 0 < good < MOST and self.does(good + 1):
             good += 1
-        return good
+        return max(good, 0)
 
 
 def alone(bench):
@@ -359,12 +353,13 @@ def rivals(bench):
 
 def repetition(bench, bytes_each):
     hosts = {}
-    # Without any rival's help the memory of so many, less one, is there.
-    good = max(1, bench.plan["budget"] // bytes_each - 1)
+    # Without any rival's help there is memory for so many.
+    fits = max(1, bench.plan["budget"] // bytes_each)
     for rival in rivals(bench):
         start = time.monotonic()
         with Host(bench, rival) as host:
-            host.fits = host.climb(good, bench.plan["step"] if hosts else 1)
+            host.fits = host.climb(rival.begins * fits)
+        fits = fits if hosts else host.fits
         hosts[rival.name] = host
         say(f"{rival.name}: {host.fits} desktops, "
             f"{time.monotonic() - start:.0f} s")

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  *   has     = budget - pools - tables, or used by VMs + MemAvailable + lent,
- *             less the copy-on-write reserve
+ *             less what is set aside of the copy-on-write reserve
  *   free    = has - used by VMs, which is what the pressure is measured by
  *   for VMs = has - what has to be free (pressure_goal)
  *
  * What is lent to guests (lend.c) is theirs until it is wanted, so it counts as
  * free: pressure begins when it is used up, and not before.
  *
- * The reserve counts as used, so a storm of writes to shared pages finds memory
- * that nobody was given.
+ * What has to be free is the reserve at least, so a storm of writes to shared
+ * pages finds memory that nobody was given: of the reserve, what the pressure's
+ * goal does not keep free anyway counts as used.
  *
  * A VM's target is the arbiter's where memory is short. Where it is not, there
  * is none, its own limit apart. A state forced by hand without a shortage asks
@@ -108,10 +109,17 @@ static uint64_t vms_used(const struct hvd *hvd)
 	return sum;
 }
 
+/* Of the reserve, what is not kept free anyway. */
+static uint64_t set_aside_bytes(const struct hvd *hvd)
+{
+	return less(steer_cow_reserve_bytes(hvd),
+		    pressure_goal(&hvd->pressure, steer_memory_bytes(hvd)));
+}
+
 /* What VMs can have in all, what they have now included. */
 static uint64_t vms_bytes(const struct hvd *hvd)
 {
-	uint64_t reserve = steer_cow_reserve_bytes(hvd);
+	uint64_t reserve = set_aside_bytes(hvd);
 
 	if (hvd->config.budget_bytes)
 		return less(hvd->config.budget_bytes,
@@ -205,15 +213,13 @@ static size_t arbiter_fill(const struct hvd *hvd, struct arbiter_vm *row)
 	size_t n = 0;
 
 	TAILQ_FOREACH (vm, &hvd->vms, entry)
-		row[n++] = (struct arbiter_vm){
-			.reservation_bytes = vm->reservation_bytes,
-			.limit_bytes = vm->limit_bytes,
-			.demand_bytes = demand_bytes(vm),
-			.idle_bytes =
-				min_u64(vm->stats.mm.cold_pages, vm->ram_pages)
-				<< PAGE_SHIFT,
-			.used_bytes = vm_used_bytes(vm),
-			.shares = vm->shares};
+		row[n++] = (struct arbiter_vm){.reservation_bytes =
+						       vm->reservation_bytes,
+					       .limit_bytes = vm->limit_bytes,
+					       .demand_bytes = demand_bytes(vm),
+					       .idle_bytes = vm_cold_bytes(vm),
+					       .used_bytes = vm_used_bytes(vm),
+					       .shares = vm->shares};
 	return n;
 }
 
@@ -229,8 +235,7 @@ static uint64_t budget_for_vms(const struct hvd *hvd)
 	    pressure_now(&hvd->pressure) < PRESSURE_SOFT)
 		return has;
 	TAILQ_FOREACH (vm, &hvd->vms, entry)
-		cold += min_u64(vm->stats.mm.cold_pages, vm->ram_pages)
-			<< PAGE_SHIFT;
+		cold += vm_cold_bytes(vm);
 	return min_u64(has, less(used, cold));
 }
 

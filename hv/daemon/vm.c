@@ -545,7 +545,9 @@ uint64_t vm_lent_bytes(const struct vm *vm)
 
 uint64_t vm_cold_bytes(const struct vm *vm)
 {
-	return pages_bytes(vm, vm->stats.mm.cold_pages);
+	const struct mm_stats *mm = &vm->stats.mm;
+
+	return pages_bytes(vm, mm->cold_pages + mm->held_pages);
 }
 
 const struct vm_sample *vm_sample_before(const struct vm *vm,

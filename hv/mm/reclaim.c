@@ -19,8 +19,8 @@
  * compressed for a while, and trials get longer (as in Lagar-Cavilla et al.,
  * Software-Defined Far Memory, ASPLOS 2019). Pages on trial cost no memory
  * beyond what they had, so trials go on meanwhile. Where no rate is set, memory
- * is wanted at once: trials are short. Pages are stored dense then, too: what
- * that takes longer is less than what is saved by having to take fewer.
+ * is wanted at once: trials may be short. Pages are stored dense then, too:
+ * what that takes longer is less than what is saved by having to take fewer.
  */
 #include "hv/mm/reclaim.h"
 #include "hv/mm/take.h"
@@ -38,6 +38,7 @@
 #define RATE_SECONDS	((uint64_t)20)
 #define CHUNKS_PER_CALL 8
 #define RIPEN_PAGES	8
+#define STOCK_ONE_IN	8 /* of what is resident: on trial before it is needed */
 #define SWAP_RETRY_NS	(30 * NS_PER_S)
 
 /*
@@ -47,7 +48,7 @@
 #define TRIAL	    48 /* to begin with */
 #define TRIAL_MIN   16
 #define TRIAL_MAX   96
-#define TRIAL_HURRY 4
+#define TRIAL_HURRY 8
 #define EASE	    TRIAL
 #define BRAKE_REST  16
 
@@ -56,7 +57,7 @@ struct turn {
 	struct mm_target target;
 	uint64_t now;
 	bool take; /* more pages may be lifted out */
-	bool put;  /* and what was tried be compressed */
+	bool put;  /* and what was tried be compressed, if memory is wanted */
 };
 
 void reclaim_init(struct mm *mm)
@@ -155,18 +156,40 @@ static bool may_put(struct mm *mm, const struct turn *turn)
 	return true;
 }
 
+/* How far the VM is above its target. */
+static uint64_t excess_bytes(struct mm *mm, const struct mm_target *target)
+{
+	uint64_t used;
+
+	if (!target->compress || !target->resident_bytes)
+		return 0;
+	used = resident_bytes(mm);
+	return used > target->resident_bytes ? used - target->resident_bytes
+					     : 0;
+}
+
 /*
  * A page on trial that stays away will save half of itself, and one in three
- * comes back: three times as many as are wanted are tried.
+ * comes back: three times as many as are wanted are tried. Those that are then
+ * not wanted stay on trial, where they cost no more than they did. And some are
+ * tried before they are wanted, where that may be soon: the longer a trial was,
+ * the fewer of its pages come back.
  */
 static bool may_take(struct mm *mm, const struct turn *turn)
 {
-	uint64_t used = resident_bytes(mm), want = turn->target.resident_bytes;
+	const struct mm_target *target = &turn->target;
 	uint64_t held = mm->count.in_state[PAGE_HELD] * PAGE_BYTES;
+	uint64_t excess = excess_bytes(mm, target), stock, used;
 
-	if (!turn->target.compress || !want || used <= want)
+	if (!(mm->features & HOST_MOVE))
+		return excess && turn->put;
+	if (!target->compress || !target->resident_bytes)
 		return false;
-	return mm->features & HOST_MOVE ? held < 3 * (used - want) : turn->put;
+	used = resident_bytes(mm);
+	stock = used / STOCK_ONE_IN;
+	if (used + stock < target->resident_bytes)
+		stock = 0;
+	return held < max_u64(3 * excess, stock);
 }
 
 /* ---- on trial ---- */
@@ -210,14 +233,15 @@ static void trial_extend(struct chunk *c, uint64_t now)
 	c->trial_ns = now;
 }
 
-static bool trial_is_over(const struct mm *mm, const struct chunk *c,
+static bool trial_is_over(struct mm *mm, const struct chunk *c,
 			  const struct turn *turn)
 {
 	uint32_t len = turn->target.refault_permille_min ? mm->reclaim.trial_len
 							 : TRIAL_HURRY;
 
 	return c->on_trial && turn->put &&
-	       turn->now - c->trial_ns >= scans_ns(&turn->target, len);
+	       turn->now - c->trial_ns >= scans_ns(&turn->target, len) &&
+	       excess_bytes(mm, &turn->target);
 }
 
 /* What nobody came for through all extensions is cold, whatever others did. */

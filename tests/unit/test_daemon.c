@@ -18,6 +18,7 @@
 
 #define DOMAINS "{\"method\": \"domains\"}"
 #define LIST	"{\"method\": \"list\"}"
+#define HOST	"{\"method\": \"host\"}"
 
 static struct daemon d;
 static struct peer a, b, c;
@@ -456,6 +457,42 @@ START_TEST(a_vm_comes_back_to_its_own_domain_and_pool)
 }
 END_TEST
 
+/*
+ * Of 1 GiB pressure wants 49 MiB free, and a million references 195 for writes
+ * to them: those 195 MiB are kept free, not both. 75 MiB beyond are no
+ * shortage.
+ */
+START_TEST(the_reserve_is_part_of_what_is_free)
+{
+	const uint64_t mib = 1 << 20, reserve = 1000000 * 4096ULL / 20;
+	struct wire_stats stats = {.mm.ram_pages = 1 << 20};
+	struct wire_target target;
+	uint32_t f;
+
+	start_two();
+	f = share_one(1);
+	peer_close(&b);
+	peer_connect(&b, &d);
+	peer_hello(&b, "b", "lab", true);
+	ck_assert_ptr_nonnull(peer_hear(&b, WIRE_WELCOME));
+	have(&b, f, 999999); /* and a one */
+	have(&b, 0, 0);
+	daemon_await(&d, HOST, "cow_reserve_bytes", (int64_t)reserve);
+	json_decref(daemon_call(&d,
+				"{\"method\": \"budget\", \"params\": "
+				"{\"bytes\": 1073741824}}",
+				NULL));
+	stats.mm.private_pages =
+		(1024 * mib - reserve + 49 * mib - 75 * mib) / PAGE_BYTES;
+	peer_send(&a, WIRE_STATS, &stats, sizeof(stats));
+	do {
+		target = peer_target(&a);
+		ck_assert_uint_le(target.pressure, 1);
+	} while (target.pressure != 1);
+	stop_two();
+}
+END_TEST
+
 START_TEST(a_false_have_ends_the_connection)
 {
 	uint32_t f;
@@ -614,6 +651,7 @@ int main(int argc, char **argv)
 	tcase_add_test(tc, vms_that_died_with_hvd_leave_nothing);
 	tcase_add_test(tc, a_foreign_pool_is_refused);
 	tcase_add_test(tc, a_vm_comes_back_to_its_own_domain_and_pool);
+	tcase_add_test(tc, the_reserve_is_part_of_what_is_free);
 	tcase_add_test(tc, a_false_have_ends_the_connection);
 	tcase_add_test(tc, a_damaged_record_is_no_end);
 	tcase_add_test(tc, hvd_stopped_for_a_while_is_harmless);

@@ -286,6 +286,71 @@ START_TEST(trial_lasts_by_the_rest_between_scans)
 }
 END_TEST
 
+/* As hvd reckons it (vm_used_bytes). */
+static uint64_t used_bytes(void)
+{
+	struct mm_stats st = machine_stats();
+
+	return (st.private_pages + st.held_pages) * PAGE_BYTES +
+	       st.store_bytes + st.metadata_bytes;
+}
+
+/* Trials begin with more than is needed: the rest is not compressed. */
+START_TEST(no_more_is_compressed_than_is_wanted)
+{
+	struct mm_target target = {.resident_bytes = 1, .compress = true};
+	struct mm_stats st;
+
+	if (!machine_has_move())
+		return;
+	for (size_t i = 0; i < MACHINE_PAGES; i++)
+		page_fill(machine_page(i), i + 1);
+	machine_scan(5);
+	mm_target_set(machine.mm, &target);
+	mm_reclaim(machine.mm);
+	ck_assert_uint_eq(machine_stats().held_pages, MACHINE_PAGES);
+	target.resident_bytes = used_bytes() - CHUNK_BYTES;
+	mm_target_set(machine.mm, &target);
+	for (int minutes = 0; minutes < 5; minutes++) {
+		fault_host_clock_add(MINUTE_NS);
+		mm_reclaim(machine.mm);
+	}
+	ck_assert_uint_le(used_bytes(), target.resident_bytes);
+	ck_assert_uint_ge(used_bytes(), target.resident_bytes - CHUNK_BYTES);
+	st = machine_stats();
+	ck_assert_uint_gt(st.compressed_pages, 0);
+	ck_assert_uint_eq(st.held_pages + st.compressed_pages, MACHINE_PAGES);
+	for (size_t i = 0; i < MACHINE_PAGES; i++)
+		ck_assert(page_holds(machine_page(i), i + 1));
+	ck_assert_int_eq(mm_check(machine.mm), 0);
+}
+END_TEST
+
+/* On trial, nothing more; and not even that far below the target. */
+START_TEST(some_are_tried_before_they_are_wanted)
+{
+	struct mm_target target = {.compress = true};
+
+	if (!machine_has_move())
+		return;
+	for (size_t i = 0; i < MACHINE_PAGES; i++)
+		page_fill(machine_page(i), i + 1);
+	machine_scan(5);
+	target.resident_bytes = 2 * used_bytes();
+	mm_target_set(machine.mm, &target);
+	mm_reclaim(machine.mm);
+	ck_assert_uint_eq(machine_stats().held_pages, 0);
+	target.resident_bytes = used_bytes() + PAGE_BYTES;
+	mm_target_set(machine.mm, &target);
+	for (int minutes = 0; minutes < 5; minutes++) {
+		mm_reclaim(machine.mm);
+		fault_host_clock_add(MINUTE_NS);
+	}
+	ck_assert_uint_ge(machine_stats().held_pages, MACHINE_PAGES / 8);
+	ck_assert_uint_eq(machine_stats().compressed_pages, 0);
+}
+END_TEST
+
 START_TEST(trials_get_shorter_while_nothing_comes_back)
 {
 	if (!machine_has_move())
@@ -488,6 +553,8 @@ static TCase *promises(const char *name, void (*start)(void))
 	tcase_add_test(tc, brake_stops_compressing_but_not_trials);
 	tcase_add_test(tc, trial_that_is_over_waits_for_the_brake);
 	tcase_add_test(tc, trial_lasts_by_the_rest_between_scans);
+	tcase_add_test(tc, no_more_is_compressed_than_is_wanted);
+	tcase_add_test(tc, some_are_tried_before_they_are_wanted);
 	tcase_add_test(tc, trials_get_shorter_while_nothing_comes_back);
 	tcase_add_test(tc, full_store_keeps_pages_in_memory);
 	tcase_add_test(tc, dense_pages_are_read_while_others_are_stored);
