@@ -38,8 +38,8 @@ KSM_ITEM = 64  # bytes of struct ksm_rmap_item, one for each page looked at
 
 # scale: a second of the bench stands for so many of a desktop's (tenant.c).
 # Newcomers' warm pages have come round twice before it is measured.
-QUICK = {"one_in": 2, "budget": 1600 * MIB, "scale": 10, "settle": 20,
-         "window": 6, "alone": 4, "repetitions": 1}
+QUICK = {"one_in": 2, "budget": 1600 * MIB, "scale": 10, "settle": 18,
+         "window": 6, "alone": 3, "repetitions": 1}
 FULL = {"one_in": 1, "budget": 3072 * MIB, "scale": 10, "settle": 24,
         "window": 6, "alone": 6, "repetitions": 3}
 LEFT = 3  # seconds to settle in where nobody has come

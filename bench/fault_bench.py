@@ -58,7 +58,7 @@ PATTERNS = {
     "KVM guest, sequential": ["kvm_touch", "--order", "sequential"],
 }
 ZRAM_BYTES = 1 << 30  # takes a whole guest, too
-SLOW_TOUCHES = {False: 500, True: 2000}  # of the last one, quick and full
+SLOW_TOUCHES = {False: 300, True: 2000}  # of the last one, quick and full
 GUEST_ORDERS = {False: ("random",), True: ("random", "linear")}
 
 # what is compared: field, unit, which is better, name

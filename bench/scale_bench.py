@@ -32,7 +32,7 @@ GUESTS = 512
 IMAGES = 4
 QUICK = (16, 32)
 FULL = (16, 32, 64, 128, 256, 512, 1024)
-CROWDS = (8, 128, 512)
+CROWDS = {False: (8, 512), True: (8, 128, 512)}
 REST_S = 4
 CHURN_PERMILLE = 40
 FRAME_SHARE = 0.006     # of guest RAM that swarm.c's mixture needs as frames
@@ -267,7 +267,7 @@ def run(args):
                 for _ in range(2 if args.full and gib == sizes[0] else 1):
                     points[gib].append(point(life, args, gib, GUESTS))
             crowds = [(n, point(life, args, n / 32, n))
-                      for n in CROWDS if n != GUESTS]
+                      for n in CROWDS[args.full] if n != GUESTS]
             crowds.append((GUESTS, points[sizes[0]][-1]))
     small, last = points[sizes[0]], points[sizes[-1]][-1]
     growth(out, "memory per page", "bytes_page", small, last, "<= 1.1")

@@ -17,7 +17,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lib import initrd, result, tmem_guest  # noqa: E402
 from lib.life import Life  # noqa: E402
 
-UNITS = {False: 2, True: 6}
+UNITS = {False: 2, True: 4}
 PAIRS = 5
 
 
