@@ -42,7 +42,7 @@ QUICK = {"one_in": 2, "budget": 1600 * MIB, "scale": 10, "settle": 18,
          "window": 6, "alone": 3, "repetitions": 1}
 FULL = {"one_in": 1, "budget": 3072 * MIB, "scale": 10, "settle": 24,
         "window": 6, "alone": 6, "repetitions": 3}
-LEFT = 3  # seconds to settle in where nobody has come
+LEFT = 3  # seconds to settle in where nobody has come, or nothing settles
 FEWER = 2  # desktops, where those to begin with are too many
 
 
@@ -51,6 +51,7 @@ class Plain:
 
     name = "plain memory"
     begins = 1  # with so many times the desktops that plain memory holds
+    settles = False  # there is nothing at work
 
     def __init__(self, bench):
         self.bench = bench
@@ -79,6 +80,7 @@ class Plain:
 class PlainKsm(Plain):
     name = "KSM"
     begins = 2
+    settles = True
 
     def __init__(self, bench):
         super().__init__(bench)
@@ -141,6 +143,7 @@ class Tidepool(Plain):
 
     name = "Tidepool"
     begins = 3
+    settles = True
 
     def __init__(self, bench):
         super().__init__(bench)
@@ -258,7 +261,7 @@ class Host:
     def settle(self, headroom):
         """Down to the budget in equal steps; then it is the limit."""
         steps = LEFT
-        if headroom:
+        if headroom and self.rival.settles:
             steps = self.bench.plan["settle"] - self.bench.plan["window"]
         for left in range(steps - 1, -1, -1):
             self.limit_for_a_second(headroom * left // steps)

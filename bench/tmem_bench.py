@@ -92,8 +92,8 @@ def run(args):
         disk(runs, out)
         files(runs, out, 5 if args.full else 1)
         compile_pairs(runs, out, ">= 1.3")
-        roomy(runs, out)
         if args.full:
+            roomy(runs, out)
             compile_fitting(life, args, os.path.join(folder, "fitting"), units,
                             out)
     return out

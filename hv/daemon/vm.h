@@ -112,7 +112,7 @@ uint64_t vm_used_bytes(const struct vm *vm);
 /* What is lent to its guest: its ephemeral pages, which may go at any time; in
  * its own process and in shared pools. */
 uint64_t vm_lent_bytes(const struct vm *vm);
-/* Private pages that were not used for a while. */
+/* Its own pages that were not used for a while, on trial or not. */
 uint64_t vm_cold_bytes(const struct vm *vm);
 /* Statistics as they were up to 60 s ago; age_ns_out: how long. NULL: none. */
 const struct vm_sample *vm_sample_before(const struct vm *vm,

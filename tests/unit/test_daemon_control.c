@@ -54,6 +54,7 @@ static void stats_send(struct peer *p, uint64_t pages, uint64_t cold)
 	stats.mm.ram_pages = pages;
 	stats.mm.private_pages = pages;
 	stats.mm.cold_pages = cold;
+	stats.mm.held_pages = 3;
 	stats.mm.metadata_bytes = 12345;
 	stats.mm.fault_p50_ns = 50000;
 	stats.tmem.pages = 100;
@@ -111,7 +112,7 @@ START_TEST(what_is_known_is_shown)
 		50 * 4096);
 	ck_assert_int_eq(daemon_number(&d, "{\"method\":\"freeable\"}",
 				       "total_cold_bytes"),
-			 10 * 4096);
+			 13 * 4096);
 	ck_assert_int_eq(daemon_number(&d, "{\"method\":\"version\"}", "pid"),
 			 d.pid);
 	stop_one();
