@@ -310,6 +310,21 @@ int wire_check(enum wire_side from, const void *msg, size_t n)
 	return 0;
 }
 
+const char *wire_type_name(uint16_t type)
+{
+	static const char *const name[] = {
+		[WIRE_HELLO] = "HELLO",	    [WIRE_HAVE] = "HAVE",
+		[WIRE_OFFER] = "OFFER",	    [WIRE_PUBLISH] = "PUBLISH",
+		[WIRE_DECLINE] = "DECLINE", [WIRE_RELEASE] = "RELEASE",
+		[WIRE_STATS] = "STATS",	    [WIRE_RESULT] = "RESULT",
+		[WIRE_WELCOME] = "WELCOME", [WIRE_REFUSE] = "REFUSE",
+		[WIRE_WANT] = "WANT",	    [WIRE_GRANT] = "GRANT",
+		[WIRE_TARGET] = "TARGET",   [WIRE_COMMAND] = "COMMAND",
+	};
+
+	return type < ARRAY_LEN(name) && name[type] ? name[type] : "message";
+}
+
 size_t wire_count(const struct wire_head *head, size_t element_bytes)
 {
 	return (head->bytes - sizeof(*head)) / element_bytes;

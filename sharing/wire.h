@@ -225,6 +225,9 @@ struct wire_result {
 enum wire_side { WIRE_AGENT, WIRE_HVD };
 MUST_CHECK int wire_check(enum wire_side from, const void *msg, size_t n);
 
+/* "OFFER" and the like, of a checked message. */
+const char *wire_type_name(uint16_t type);
+
 /* Elements in the body of a checked array message. */
 size_t wire_count(const struct wire_head *head, size_t element_bytes);
 

@@ -362,9 +362,15 @@ static void malformed(struct link *link, int rc, const char *what)
 static void packet_take(struct link *link, const struct wire_head *msg,
 			int *fds, size_t nfds)
 {
+	char what[80];
+
 	if (link->state == LINK_OPEN && !nfds && msg->type != WIRE_HELLO) {
-		if (vm_message(link->vm, msg))
-			malformed(link, -EPROTO, "it says what cannot be true");
+		if (vm_message(link->vm, msg)) {
+			snprintf(what, sizeof(what),
+				 "its %s says what cannot be true",
+				 wire_type_name(msg->type));
+			malformed(link, -EPROTO, what);
+		}
 		return;
 	}
 	if (link->state != LINK_GREETING || msg->type != WIRE_HELLO ||

@@ -505,6 +505,7 @@ START_TEST(a_false_have_ends_the_connection)
 	peer_hello(&a, "a", "lab", true);
 	have(&a, f + 1000, 1); /* never written */
 	ck_assert(peer_is_closed(&a));
+	ck_assert(daemon_log_has(&d, "its HAVE says what cannot be true"));
 	peer_connect(&b, &d);
 	peer_hello(&b, "b", "lab", true);
 	ck_assert_ptr_nonnull(peer_hear(&b, WIRE_WELCOME));
