@@ -106,7 +106,7 @@ class PlainKsm(Plain):
 
 class KsmZram(PlainKsm):
     name = "KSM + zram"
-    begins = 3
+    begins = 2.75
 
     def __init__(self, bench, algorithm):
         super().__init__(bench)
@@ -142,7 +142,7 @@ class Tidepool(Plain):
     """hvd's states of pressure are automatic, as they come."""
 
     name = "Tidepool"
-    begins = 3
+    begins = 2.75
     settles = True
 
     def __init__(self, bench):
@@ -361,7 +361,7 @@ def repetition(bench, bytes_each):
     for rival in rivals(bench):
         start = time.monotonic()
         with Host(bench, rival) as host:
-            host.fits = host.climb(rival.begins * fits)
+            host.fits = host.climb(int(rival.begins * fits))
         fits = fits if hosts else host.fits
         hosts[rival.name] = host
         say(f"{rival.name}: {host.fits} desktops, "
