@@ -324,7 +324,7 @@ class Host:
 
     def climb(self, first):
         """The most that do, as a host fills: by one newcomer at a time."""
-        good = first
+        good = min(max(1, first), MOST)
         while good > 0 and not self.does(good):
             good -= FEWER
         while 0 < good < MOST and self.does(good + 1):

@@ -156,16 +156,12 @@ static bool may_put(struct mm *mm, const struct turn *turn)
 	return true;
 }
 
-/* How far the VM is above its target. */
-static uint64_t excess_bytes(struct mm *mm, const struct mm_target *target)
+/* All it likes, where nothing is to be compressed. */
+static uint64_t allowed_bytes(const struct mm_target *target)
 {
-	uint64_t used;
-
 	if (!target->compress || !target->resident_bytes)
-		return 0;
-	used = resident_bytes(mm);
-	return used > target->resident_bytes ? used - target->resident_bytes
-					     : 0;
+		return UINT64_MAX;
+	return target->resident_bytes;
 }
 
 /*
@@ -177,18 +173,16 @@ static uint64_t excess_bytes(struct mm *mm, const struct mm_target *target)
  */
 static bool may_take(struct mm *mm, const struct turn *turn)
 {
-	const struct mm_target *target = &turn->target;
+	uint64_t used = resident_bytes(mm);
+	uint64_t allowed = allowed_bytes(&turn->target);
+	uint64_t excess = used > allowed ? used - allowed : 0;
 	uint64_t held = mm->count.in_state[PAGE_HELD] * PAGE_BYTES;
-	uint64_t excess = excess_bytes(mm, target), stock, used;
+	uint64_t stock = used / STOCK_ONE_IN;
 
 	if (!(mm->features & HOST_MOVE))
 		return excess && turn->put;
-	if (!target->compress || !target->resident_bytes)
+	if (used + stock < allowed)
 		return false;
-	used = resident_bytes(mm);
-	stock = used / STOCK_ONE_IN;
-	if (used + stock < target->resident_bytes)
-		stock = 0;
 	return held < max_u64(3 * excess, stock);
 }
 
@@ -241,7 +235,7 @@ static bool trial_is_over(struct mm *mm, const struct chunk *c,
 
 	return c->on_trial && turn->put &&
 	       turn->now - c->trial_ns >= scans_ns(&turn->target, len) &&
-	       excess_bytes(mm, &turn->target);
+	       resident_bytes(mm) > allowed_bytes(&turn->target);
 }
 
 /* What nobody came for through all extensions is cold, whatever others did. */
