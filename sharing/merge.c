@@ -199,11 +199,26 @@ void share_want(struct share *sh, const struct wire_head *msg)
 /* ---- grants
  * -------------------------------------------------------------------- */
 
-static int grant_order(const void *a, const void *b)
+/*
+ * By page; a shell sort, since it needs no memory. qsort takes as much again as
+ * it sorts, from the VMM's heap, which keeps it: half a MiB a desktop.
+ */
+static void grants_sort(struct mm_page_map *map, size_t n)
 {
-	const struct mm_page_map *x = a, *y = b;
+	size_t gap = 1;
 
-	return x->gfn.n < y->gfn.n ? -1 : x->gfn.n > y->gfn.n;
+	while (gap < n / 9)
+		gap = 3 * gap + 1;
+	for (; gap; gap /= 3)
+		for (size_t i = gap; i < n; i++) {
+			struct mm_page_map m = map[i];
+			size_t at = i;
+
+			for (; at >= gap && map[at - gap].gfn.n > m.gfn.n;
+			     at -= gap)
+				map[at] = map[at - gap];
+			map[at] = m;
+		}
 }
 
 static void grants_some(struct share *sh)
@@ -214,8 +229,10 @@ static void grants_some(struct share *sh)
 
 	mm_share(sh->mm, map + sh->grants.at, n, &mapped);
 	sh->grants.at += n;
-	if (sh->grants.at == sh->grants.n)
+	if (sh->grants.at == sh->grants.n) {
 		queue_clear(&sh->grants);
+		mm_share_done(sh->mm);
+	}
 }
 
 static bool grants_work(struct share *sh, uint64_t now)
@@ -227,8 +244,7 @@ static bool grants_work(struct share *sh, uint64_t now)
 		    now - sh->grants_since_ns < GATHER_NS &&
 		    now - sh->granted_ns < QUIET_NS)
 			return false;
-		qsort(sh->grants.item, sh->grants.n, sizeof(struct mm_page_map),
-		      grant_order);
+		grants_sort(sh->grants.item, sh->grants.n);
 	}
 	grants_some(sh);
 	return true;
@@ -244,6 +260,7 @@ static void grants_now(struct share *sh, const struct wire_grant *g, size_t n)
 
 		mm_share(sh->mm, &one, 1, &mapped);
 	}
+	mm_share_done(sh->mm);
 }
 
 void share_grant(struct share *sh, const struct wire_head *msg)

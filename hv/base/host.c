@@ -75,6 +75,7 @@ static int real_map_pool(int fd, size_t bytes, void **out)
 	if (r == -1)
 		return -errno;
 	*out = (void *)r;
+	syscall(SYS_madvise, *out, bytes, MADV_DONTDUMP);
 	return 0;
 }
 

@@ -93,7 +93,7 @@ struct mm {
 	uint8_t *swap_batch; /* SWAP_BATCH pages on their way to the disk */
 
 	int pool_fd;
-	const uint8_t *pool;
+	const uint8_t *pool; /* mapped while there are grants; or NULL */
 	uint64_t pool_bytes;
 
 	pthread_rwlock_t gate;

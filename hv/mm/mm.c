@@ -183,10 +183,9 @@ static void pool_detach(struct mm *mm)
 {
 	if (mm->pool_fd < 0)
 		return;
-	mm->host->unmap((void *)(uintptr_t)mm->pool, mm->pool_bytes);
+	mm_share_done(mm);
 	close(mm->pool_fd);
 	mm->pool_fd = -1;
-	mm->pool = NULL;
 }
 
 void mm_destroy(struct mm *mm)
@@ -235,8 +234,7 @@ static void pool_leave(struct mm *mm)
 int mm_pool_attach(struct mm *mm, int pool_fd, uint64_t bytes)
 {
 	struct stat st;
-	void *at;
-	int fd, rc;
+	int fd;
 
 	if (mm->pool_fd >= 0 && same_file(mm->pool_fd, pool_fd))
 		return 0;
@@ -245,16 +243,8 @@ int mm_pool_attach(struct mm *mm, int pool_fd, uint64_t bytes)
 	fd = fcntl(pool_fd, F_DUPFD_CLOEXEC, 3);
 	if (fd < 0)
 		return -errno;
-	rc = mm->host->map_pool(fd, bytes, &at);
-	if (rc < 0) {
-		close(fd);
-		return rc;
-	}
-	mm->host->advise(at, bytes, MADV_DONTFORK);
-	mm->host->advise(at, bytes, MADV_DONTDUMP);
 	pool_leave(mm);
 	mm->pool_fd = fd;
-	mm->pool = at;
 	mm->pool_bytes = bytes;
 	return 0;
 }

@@ -127,6 +127,13 @@ int mm_share(struct mm *mm, const struct mm_page_map *map, size_t n,
 	     size_t *mapped_out);
 
 /*
+ * There are no more to share for now: the pool, which the first call has
+ * mapped to compare with, is unmapped until the next. Its page tables, 8 bytes
+ * a frame in each VMM, are worth that. [worker]
+ */
+void mm_share_done(struct mm *mm);
+
+/*
  * What a scan asks of its caller. hash: content hash of a page, 48 bits, never
  * 0. seen: the page has had this hash for `age` scans; was: the hash hvd was
  * told, or 0. Returns true if hvd is told the new one. Both run with the

@@ -205,6 +205,24 @@ static void share_chunk(struct batch *b, const struct spot *first)
 	pthread_mutex_unlock(&first->chunk->lock);
 }
 
+/* Is there a pool to compare with? */
+static bool pool_map(struct mm *mm)
+{
+	void *at;
+
+	if (!mm->pool && mm->pool_fd >= 0 &&
+	    mm->host->map_pool(mm->pool_fd, mm->pool_bytes, &at) == 0)
+		mm->pool = at;
+	return mm->pool;
+}
+
+void mm_share_done(struct mm *mm)
+{
+	if (mm->pool)
+		mm->host->unmap((void *)(uintptr_t)mm->pool, mm->pool_bytes);
+	mm->pool = NULL;
+}
+
 /* No such page, or no pool: there is only the reference to give back. */
 static void refuse_unknown(struct batch *b)
 {
@@ -235,7 +253,7 @@ int mm_share(struct mm *mm, const struct mm_page_map *map, size_t n,
 	while (n) {
 		b.map = map;
 		b.n = chunk_grants(map, n);
-		if (mm->pool && map_find_gfn(&mm->map, map[0].gfn, &s))
+		if (pool_map(mm) && map_find_gfn(&mm->map, map[0].gfn, &s))
 			share_chunk(&b, &s);
 		else
 			refuse_unknown(&b);
