@@ -299,7 +299,7 @@ def curve_points(run):
 
 def steady(bench, memory, full):
     """Nothing changes any more: what does watching cost?"""
-    window = 40 if full else 12
+    window = 40 if full else 8
     with Run(bench, Ours(bench.life, bench.args.build), memory) as run:
         run.merge(40 if full else 8, 18, 0)
         if full:
