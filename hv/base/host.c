@@ -76,6 +76,7 @@ static int real_map_pool(int fd, size_t bytes, void **out)
 		return -errno;
 	*out = (void *)r;
 	syscall(SYS_madvise, *out, bytes, MADV_DONTDUMP);
+	syscall(SYS_madvise, *out, bytes, MADV_DONTFORK);
 	return 0;
 }
 

@@ -40,7 +40,7 @@ struct host_ops {
 	/* Private, writable overlay of fd at offset, replacing [addr, +bytes)
 	 */
 	int (*map_overlay)(void *addr, size_t bytes, int fd, uint64_t offset);
-	/* Shared, read-only, from the start of fd; left out of core dumps. */
+	/* Shared, read-only, from the start of fd; not for cores or children */
 	int (*map_pool)(int fd, size_t bytes, void **out);
 	int (*unmap)(void *addr, size_t bytes);
 	/* Moves the mapping at from over the one at to, atomically. */

@@ -559,8 +559,8 @@ const struct wire_head *peer_hear(struct peer *p, unsigned type)
 
 	do {
 		head = peer_read(p, (int)patience(), &quiet);
-		ck_assert_msg(!quiet, "%s hears no message of type %u", p->name,
-			      type);
+		ck_assert_msg(!quiet, "%s hears no %s", p->name,
+			      wire_type_name((uint16_t)type));
 	} while (head && head->type != type);
 	return head;
 }
@@ -618,8 +618,8 @@ void peer_hears_not(struct peer *p, unsigned type, int ms)
 	while (!quiet) {
 		head = peer_read(p, ms, &quiet);
 		ck_assert_msg(head || quiet, "%s: closed", p->name);
-		ck_assert_msg(!head || head->type != type,
-			      "%s hears a message of type %u", p->name, type);
+		ck_assert_msg(!head || head->type != type, "%s hears a %s",
+			      p->name, wire_type_name((uint16_t)type));
 	}
 }
 
