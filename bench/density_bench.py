@@ -41,7 +41,7 @@ KSM_ITEM = 64  # bytes of struct ksm_rmap_item, one for each page looked at
 QUICK = {"one_in": 2, "budget": 1600 * MIB, "scale": 10, "settle": 18,
          "window": 6, "alone": 3, "repetitions": 1}
 FULL = {"one_in": 1, "budget": 3072 * MIB, "scale": 10, "settle": 24,
-        "window": 6, "alone": 6, "repetitions": 3}
+        "window": 6, "alone": 6, "repetitions": 5}
 LEFT = 3  # seconds to settle in where nobody has come, or nothing settles
 FEWER = 2  # desktops, where those to begin with are too many
 

@@ -34,6 +34,7 @@ STEPS = (50, 90, 99)
 SAMPLE_SECONDS = 0.3
 STALL_GAIN = 0.002  # less than this in `stall` seconds: it will not come
 BREAKS = 2000
+RARE = {False: 1, True: 5}  # repetitions of what FULL alone repeats
 
 
 class Memory:
@@ -297,17 +298,18 @@ def curve_points(run):
 
 # ---- in the long run --------------------------------------------------------
 
-def steady(bench, memory, full):
-    """Nothing changes any more: what does watching cost?"""
-    window = 40 if full else 8
+def steady_ours(bench, memory, window, full):
     with Run(bench, Ours(bench.life, bench.args.build), memory) as run:
         run.merge(40 if full else 8, 18, 0)
         if full:
             time.sleep(20)  # passes come every 20 s from now on
-        ours = run.steady(window)
+        return run.steady(window)
+
+
+def steady_ksm(bench, memory, window, full):
+    theirs = {}
     with Run(bench, Ksm("KSM fastest", KSM_FASTEST), memory) as run:
         run.merge(60 if full else 16, 4, 0)
-        theirs = {}
         for name, settings, seconds in (
                 ("default", KSM_DEFAULT, window // 4),
                 ("advisor", KSM_ADVISOR, window // 2),
@@ -315,9 +317,19 @@ def steady(bench, memory, full):
             ksm_set(settings)
             time.sleep(1)
             theirs[name] = run.steady(seconds)
-    for name, value in theirs.items():
+    return theirs
+
+
+def steady(bench, memory, full):
+    """Nothing changes any more: what does watching cost?"""
+    window = 20 if full else 8
+    ours, theirs = result.interleave(
+        RARE[full], lambda: steady_ours(bench, memory, window, full),
+        lambda: steady_ksm(bench, memory, window, full))
+    for name in theirs[0]:
         bench.result.pair("steady state: share of a core", "%", "less",
-                          f"KSM {name}", [100 * ours], [100 * value])
+                          f"KSM {name}", [100 * x for x in ours],
+                          [100 * one[name] for one in theirs])
 
 
 def curves(bench, memory, fast, full):
@@ -338,25 +350,31 @@ def changing(bench, have, guests, pages, full):
     # What changes all the time is not to be merged; where it is for a
     # moment, the share goes above 100 %.
     memory.duplicates = ram.duplicates(have, guests, pages)
-    runs = []
-    for sharer, stall in ((Ours(bench.life, bench.args.build), 18),
-                          (Ksm("KSM fastest", KSM_FASTEST), 4)):
+
+    def one(sharer, stall):
         with Run(bench, sharer, memory) as run:
             run.merge(60 if full else 9, stall,
                       change_ms=have.seconds * 1000)
-            runs.append(run)
+            return run
+
+    ours, ksm = result.interleave(
+        RARE[full], lambda: one(Ours(bench.life, bench.args.build), 18),
+        lambda: one(Ksm("KSM fastest", KSM_FASTEST), 4))
     res = bench.result
     for step in STEPS[:2]:
+        name = f"seconds_{step}"
         both(res, f"changing desktops: seconds to {step} % merged", "s",
-             *([run.figures[f"seconds_{step}"]] for run in runs))
+             figure(ours, name), figure(ksm, name))
     both(res, "changing desktops: CPU seconds per GiB merged", "s",
-         *([run.figures["cpu_per_gib"]] for run in runs))
+         figure(ours, "cpu_per_gib"), figure(ksm, "cpu_per_gib"))
     res.curve("Changing desktops: duplicates merged", "seconds", "%",
-              {run.sharer.name: curve_points(run) for run in runs})
+              {run.sharer.name: curve_points(run)
+               for run in (ours[-1], ksm[-1])})
 
 
 # ---- mixes ------------------------------------------------------------------
 
+# name: title, unit, log_x, what to show of a value, quick and FULL values
 SWEEPS = {
     "dup": ("share of duplicates", "%", False, lambda v: v / 10,
             (900,), (100, 300, 500, 700, 900)),
@@ -368,46 +386,58 @@ SWEEPS = {
 
 
 def mix_point(bench, full, **change):
+    """Figures of our runs, and of KSM's."""
     memory = mix_memory(bench.args.seed, 256 if full else 96, **change)
-    figures = []
-    for sharer, stall in ((Ours(bench.life, bench.args.build), 8),
-                          (Ksm("KSM fastest", KSM_FASTEST), 2)):
+
+    def one(sharer, stall):
         with Run(bench, sharer, memory) as run:
             run.merge(40 if full else 8, stall, 0)
             if "zero" not in change:
                 run.breaks("zero")
-            figures.append(run.figures)
-    return figures
+            return run
+
+    return result.interleave(
+        RARE[full], lambda: one(Ours(bench.life, bench.args.build), 8),
+        lambda: one(Ksm("KSM fastest", KSM_FASTEST), 2))
+
+
+def median(figures):
+    """Of one point of a curve; None where a run did not get there."""
+    if None in figures:
+        return None
+    return sorted(figures)[len(figures) // 2]
+
+
+def mix_report(res, what, unit, key, sweep, points):
+    """points: value -> (our runs, KSM's)."""
+    title, x_unit, log_x, scale = sweep[:4]
+    lines = {who: [(scale(value), median(figure(runs[side], key)))
+                   for value, runs in points.items()]
+             for side, who in enumerate(("Tidepool", "KSM fastest"))}
+    res.curve(f"Mix: {what}, by {title}", f"{title}, {x_unit}", unit,
+              {who: [point for point in line if point[1] is not None]
+               for who, line in lines.items()}, log_x)
+    for value, runs in points.items():
+        both(res, f"mix, {title} {scale(value):g}: {what}", unit,
+             *(figure(side, key) for side in runs))
 
 
 def mixes(bench, full):
-    breaks = []
-    for name, (title, unit, log_x, scale, quick, long) in SWEEPS.items():
-        costs, times = ({}, {}), ({}, {})
-        for value in long if full else quick:
-            got = mix_point(bench, full, **{name: value})
-            for who in range(2):
-                costs[who][value] = got[who]["cpu_per_gib"]
-                times[who][value] = got[who]["seconds_90"]
-            breaks += [got] if "break" in got[0] else []
-        if not costs[0]:
+    breaks = ([], [])
+    for name, sweep in SWEEPS.items():
+        points = {value: mix_point(bench, full, **{name: value})
+                  for value in sweep[5 if full else 4]}
+        if not points:
             continue
-        for what, y, rows in (("CPU seconds per GiB merged", "s", costs),
-                              ("seconds to 90 % merged", "s", times)):
-            bench.result.curve(
-                f"Mix: {what}, by {title}", f"{title}, {unit}", y,
-                {who: [(scale(v), f) for v, f in row.items()
-                       if f is not None]
-                 for who, row in zip(("Tidepool", "KSM fastest"), rows)
-                 if any(f is not None for f in row.values())},
-                log_x)
-            for value in rows[0]:
-                both(bench.result, f"mix, {title} {scale(value):g}: {what}",
-                     y, [rows[0][value]], [rows[1][value]])
+        for what, key in (("CPU seconds per GiB merged", "cpu_per_gib"),
+                          ("seconds to 90 % merged", "seconds_90")):
+            mix_report(bench.result, what, "s", key, sweep, points)
+        for runs in points.values() if name != "zero" else ():
+            for all_runs, some in zip(breaks, runs):
+                all_runs.extend(some)
     for word in ("p50", "p99"):
         both(bench.result, f"mixes: write to a merged zero page, {word}", "ns",
-             *([got[who]["break"][word + "_ns"] for got in breaks]
-               for who in range(2)))
+             *(figure(runs, "break", word + "_ns") for runs in breaks))
 
 
 # ---- hashing ----------------------------------------------------------------
@@ -498,6 +528,9 @@ def run_all(bench):
         changed_pages=have.changed[:guests], ksm_fastest=KSM_FASTEST,
         ksm_default=KSM_DEFAULT, ksm_advisor=KSM_ADVISOR,
         victim_touches_a_second=VICTIM_HZ, huge_pages="none")
+    if not args.full:
+        bench.result.lacks("spread of changing desktops, of the steady state "
+                           "and of mixes: one repetition in the quick version")
     start = time.monotonic()
 
     def stage(name):
