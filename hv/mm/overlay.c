@@ -13,6 +13,7 @@
  * The way back needs no take: an atomic addition of zero makes the kernel copy
  * the frame for us, ordered with whatever the guest writes meanwhile.
  */
+#include "hv/base/log.h"
 #include "hv/mm/overlay.h"
 #include "hv/mm/take.h"
 
@@ -29,6 +30,50 @@ struct batch {
 	struct releases rel;
 	uint64_t pagemap[CHUNK_PAGES];
 };
+
+/* ---- mappings, of which the kernel may refuse more ---- */
+
+static bool vmas_full(struct mm *mm)
+{
+	return mm->vmas_full_until_ns &&
+	       mm->host->now_ns() < mm->vmas_full_until_ns;
+}
+
+/* rc: what the kernel said to one more. */
+static void vmas_note(struct mm *mm, int rc)
+{
+	if (rc != -ENOMEM)
+		return;
+	mm->vmas_full_until_ns = mm->host->now_ns() + 5000000000;
+	if (mm->vmas_full_said)
+		return;
+	mm->vmas_full_said = true;
+	log_warn("the kernel refuses more mappings; sharing pauses. Raise "
+		 "vm.max_map_count (hvd does that when it runs as root)");
+}
+
+static int pool_map(struct mm *mm)
+{
+	void *at;
+	int rc;
+
+	if (mm->pool)
+		return 0;
+	rc = mm->host->map_pool(mm->pool_fd, mm->pool_bytes, &at);
+	vmas_note(mm, rc);
+	if (rc == 0)
+		mm->pool = at;
+	return rc;
+}
+
+void mm_share_done(struct mm *mm)
+{
+	if (mm->pool)
+		mm->host->unmap((void *)(uintptr_t)mm->pool, mm->pool_bytes);
+	mm->pool = NULL;
+}
+
+/* ---- a batch ---- */
 
 static size_t page_in_chunk(const struct spot *s)
 {
@@ -108,6 +153,7 @@ static size_t map_piece(struct batch *b, struct take *t, size_t i, size_t k)
 {
 	const struct mm_page_map *m = b->map + i;
 	size_t n = 0;
+	int rc;
 
 	while (k + n < t->n && m[k + n].frame == m[k].frame + n &&
 	       equals_frame(t, k + n, m[k + n].frame))
@@ -119,7 +165,9 @@ static size_t map_piece(struct batch *b, struct take *t, size_t i, size_t k)
 	}
 	if (page_flags(spot_word(&t->at)) & PAGE_OVERLAY)
 		COUNT(b->mm, collected_pages, n);
-	if (take_map(t, k, n, m[k].frame) == 0) {
+	rc = take_map(t, k, n, m[k].frame);
+	vmas_note(b->mm, rc);
+	if (rc == 0) {
 		b->mapped += n;
 		COUNT(b->mm, merged_pages, n);
 		return n;
@@ -179,12 +227,6 @@ static void share_settle(struct batch *b, const struct spot *first)
 	take_chunk_settle(b->mm, first);
 }
 
-static bool vmas_full(struct mm *mm)
-{
-	return mm->vmas_full_until_ns &&
-	       mm->host->now_ns() < mm->vmas_full_until_ns;
-}
-
 static void share_chunk(struct batch *b, const struct spot *first)
 {
 	struct mm *mm = b->mm;
@@ -192,7 +234,7 @@ static void share_chunk(struct batch *b, const struct spot *first)
 
 	pthread_mutex_lock(&first->chunk->lock);
 	if (chunk_may_break(mm, first->chunk) && !vmas_full(mm) &&
-	    pagemap_fill(b, first->range) == 0) {
+	    pool_map(mm) == 0 && pagemap_fill(b, first->range) == 0) {
 		while (i < b->n) {
 			size_t at = b->map[i].gfn.n - first->range->first.n;
 			struct spot s = spot_at(first, at);
@@ -203,24 +245,6 @@ static void share_chunk(struct batch *b, const struct spot *first)
 	}
 	refuse(b, first, i, b->n - i);
 	pthread_mutex_unlock(&first->chunk->lock);
-}
-
-/* Is there a pool to compare with? */
-static bool pool_map(struct mm *mm)
-{
-	void *at;
-
-	if (!mm->pool && mm->pool_fd >= 0 &&
-	    mm->host->map_pool(mm->pool_fd, mm->pool_bytes, &at) == 0)
-		mm->pool = at;
-	return mm->pool;
-}
-
-void mm_share_done(struct mm *mm)
-{
-	if (mm->pool)
-		mm->host->unmap((void *)(uintptr_t)mm->pool, mm->pool_bytes);
-	mm->pool = NULL;
 }
 
 /* No such page, or no pool: there is only the reference to give back. */
@@ -253,7 +277,7 @@ int mm_share(struct mm *mm, const struct mm_page_map *map, size_t n,
 	while (n) {
 		b.map = map;
 		b.n = chunk_grants(map, n);
-		if (pool_map(mm) && map_find_gfn(&mm->map, map[0].gfn, &s))
+		if (mm->pool_fd >= 0 && map_find_gfn(&mm->map, map[0].gfn, &s))
 			share_chunk(&b, &s);
 		else
 			refuse_unknown(&b);

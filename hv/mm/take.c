@@ -178,16 +178,6 @@ int take_return(struct take *t, size_t i, size_t n)
 	return rc;
 }
 
-static void map_note_full(struct mm *mm)
-{
-	mm->vmas_full_until_ns = mm->host->now_ns() + 5000000000;
-	if (mm->vmas_full_said)
-		return;
-	mm->vmas_full_said = true;
-	log_warn("the kernel refuses more mappings; sharing pauses. Raise "
-		 "vm.max_map_count (hvd does that when it runs as root)");
-}
-
 int take_map(struct take *t, size_t i, size_t n, uint32_t frame)
 {
 	struct mm *mm = t->mm;
@@ -196,11 +186,8 @@ int take_map(struct take *t, size_t i, size_t n, uint32_t frame)
 	int rc = mm->host->map_overlay(to, bytes, mm->pool_fd,
 				       (uint64_t)frame << PAGE_SHIFT);
 
-	if (rc < 0) {
-		if (rc == -ENOMEM)
-			map_note_full(mm);
+	if (rc < 0)
 		return rc;
-	}
 	for (size_t k = 0; k < n; k++) {
 		struct spot s = spot_at(&t->at, t->at.page + i + k);
 

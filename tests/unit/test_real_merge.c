@@ -132,6 +132,32 @@ START_TEST(pool_is_mapped_again_for_later_grants)
 }
 END_TEST
 
+/* See VmFlags in proc(5): dc, not copied on fork; dd, not dumped. */
+START_TEST(mapped_pool_is_kept_from_children_and_core_dumps)
+{
+	FILE *maps = fopen("/proc/self/smaps", "r");
+	bool pool = false, kept = false;
+	char line[512];
+
+	ck_assert_ptr_nonnull(maps);
+	pages_and_frames_fill(1);
+	ck_assert_uint_eq(machine_share(0, 0, 1), 1); /* and is not done */
+	while (fgets(line, sizeof(line), maps)) {
+		if (strstr(line, " r--s ") && strstr(line, "/memfd:pool"))
+			pool = true;
+		if (pool && !strncmp(line, "VmFlags:", 8)) {
+			kept = strstr(line, " dc") && strstr(line, " dd");
+			break;
+		}
+	}
+	fclose(maps);
+	ck_assert(pool);
+	ck_assert(kept);
+	mm_share_done(machine.mm);
+	ck_assert(!pool_is_mapped());
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("real_merge");
@@ -142,6 +168,7 @@ int main(void)
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, grants_in_any_order_are_mapped_once_a_chunk);
 	tcase_add_test(tc, pool_is_mapped_again_for_later_grants);
+	tcase_add_test(tc, mapped_pool_is_kept_from_children_and_core_dumps);
 	suite_add_tcase(s, tc);
 	return suite_run(s);
 }

@@ -369,6 +369,42 @@ START_TEST(no_more_mappings_pauses_sharing)
 }
 END_TEST
 
+static unsigned times_told;
+
+static bool told_again(void *arg, gfn_t gfn, uint64_t hash, uint64_t was,
+		       unsigned age)
+{
+	(void)arg, (void)hash;
+	if (gfn.n || !age || was)
+		return false;
+	times_told++;
+	return true;
+}
+
+/* The pool's own mapping may be the one too many. */
+START_TEST(pool_that_cannot_be_mapped_pauses_sharing)
+{
+	const struct mm_scan_ops ops = {machine_hash, told_again, NULL};
+
+	page_fill(machine_page(0), 1);
+	page_fill(machine.pool, 1);
+	for (size_t i = 0; i < 3; i++)
+		ck_assert_int_ge(mm_scan_chunk(machine.mm, 0, &ops), 0);
+	ck_assert_uint_eq(times_told, 1);
+	fault_host_fail(1, -ENOMEM);
+	ck_assert_uint_eq(machine_share(0, 0, 1), 0);
+	ck_assert_int_eq(machine.refs[0], 0);
+	fault_host_fail(0, 0);
+	ck_assert_int_ge(mm_scan_chunk(machine.mm, 0, &ops), 0);
+	ck_assert_uint_eq(times_told, 2); /* hvd is offered it anew */
+	ck_assert_uint_eq(machine_share(0, 0, 1), 0); /* it pauses */
+	fault_host_clock_add(6000000000);
+	ck_assert_uint_eq(machine_share(0, 0, 1), 1);
+	ck_assert_int_eq(machine.refs[0], 1);
+	ck_assert(page_holds(machine_page(0), 1));
+}
+END_TEST
+
 START_TEST(refused_userfaultfd_is_an_error_not_a_crash)
 {
 	struct mm_config config = {.host = &fault_host, .uffd_device = -1};
@@ -427,6 +463,7 @@ static TCase *promises(const char *name, void (*start)(void))
 	tcase_add_test(tc, range_remove_brings_everything_back);
 	tcase_add_test(tc, no_write_is_lost_while_pages_are_taken);
 	tcase_add_test(tc, no_more_mappings_pauses_sharing);
+	tcase_add_test(tc, pool_that_cannot_be_mapped_pauses_sharing);
 	tcase_add_test(tc, no_copy_take_while_a_device_writes);
 	tcase_add_test(tc, any_failing_host_call_loses_nothing);
 	return tc;
