@@ -10,7 +10,6 @@ only their RAM grows, so that the mixture (how many guests hold one content)
 stays the same and a cost that grows with the number of pages shows as such.
 Every point is an hvd of its own.
 """
-import contextlib
 import json
 import os
 import shutil
@@ -245,7 +244,7 @@ def curves(out, sizes, points, crowds):
     if len(crowds) > 1:
         out.curve("One division of memory", "guests", "ms",
                   {"median of a few rounds": [
-                      (n, sorted(p["round_ms"])[len(p["round_ms"]) // 2])
+                      (n, result.spread(p["round_ms"])["median"])
                       for n, p in crowds]}, log_x=True)
 
 
@@ -263,7 +262,7 @@ def run(args):
         out.lacks(f"{gib} GiB: this machine has not the memory for the frames")
     points = {gib: [] for gib in sizes}
     with tempfile.TemporaryDirectory(prefix="tidepool-") as logs:
-        with Life(logs) as life, contextlib.ExitStack():
+        with Life(logs) as life:
             for gib in sizes:
                 for _ in range(2 if args.full and gib == sizes[0] else 1):
                     points[gib].append(point(life, args, gib, GUESTS))

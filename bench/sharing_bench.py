@@ -401,17 +401,10 @@ def mix_point(bench, full, **change):
         lambda: one(Ksm("KSM fastest", KSM_FASTEST), 2))
 
 
-def median(figures):
-    """Of one point of a curve; None where a run did not get there."""
-    if None in figures:
-        return None
-    return sorted(figures)[len(figures) // 2]
-
-
 def mix_report(res, what, unit, key, sweep, points):
     """points: value -> (our runs, KSM's)."""
     title, x_unit, log_x, scale = sweep[:4]
-    lines = {who: [(scale(value), median(figure(runs[side], key)))
+    lines = {who: [(scale(value), result.spread(figure(runs[side], key))["median"])
                    for value, runs in points.items()]
              for side, who in enumerate(("Tidepool", "KSM fastest"))}
     res.curve(f"Mix: {what}, by {title}", f"{title}, {x_unit}", unit,
