@@ -20,6 +20,13 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+/*
+ * Grants before others may have the processor: a millisecond or two. The kernel
+ * would take it away while we change mappings, and then every page fault of the
+ * guest waits until we have it again: 4 ms, when the host is busy merging.
+ */
+#define YIELD_AFTER 128
+
 /* What one call works on: grants of one chunk. */
 struct batch {
 	struct mm *mm;
@@ -270,6 +277,7 @@ int mm_share(struct mm *mm, const struct mm_page_map *map, size_t n,
 	     size_t *mapped_out)
 {
 	struct batch b = {.mm = mm};
+	size_t at_once = 0;
 	struct spot s;
 
 	*mapped_out = 0;
@@ -284,6 +292,11 @@ int mm_share(struct mm *mm, const struct mm_page_map *map, size_t n,
 		releases_flush(mm, &b.rel);
 		map += b.n;
 		n -= b.n;
+		at_once += b.n;
+		if (at_once < YIELD_AFTER)
+			continue;
+		mm->host->thread_yield();
+		at_once = 0;
 	}
 	pthread_rwlock_unlock(&mm->gate);
 	*mapped_out = b.mapped;

@@ -16,6 +16,7 @@ static atomic_int fail_rc, refuse_rc;
 static atomic_long overlays = -1;
 static _Atomic uintptr_t runs_end_at;
 static _Atomic uint64_t clock_ahead;
+static _Thread_local unsigned long yields;
 static atomic_uint allowed = ~0u;
 
 void fault_host_need(void)
@@ -63,6 +64,11 @@ void fault_host_refuse_uffd(int rc)
 unsigned long fault_host_calls(void)
 {
 	return calls;
+}
+
+unsigned long fault_host_yields(void)
+{
+	return yields;
 }
 
 void fault_host_clock_add(uint64_t ns)
@@ -249,6 +255,7 @@ static int real_slice(uint64_t ns)
 
 static void real_yield(void)
 {
+	yields++;
 	host_real.thread_yield();
 }
 

@@ -35,6 +35,9 @@ void fault_host_refuse_uffd(int rc);
 /* Failable calls since the last reset. */
 unsigned long fault_host_calls(void);
 
+/* By the calling thread. */
+unsigned long fault_host_yields(void);
+
 /* Moves the clock forward. */
 void fault_host_clock_add(uint64_t ns);
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The agent's half of merging, given grants by hand: in whatever order they
- * come, what follows each other in a chunk is mapped by one call, and the pool
- * is mapped no longer than there is something to compare.
+ * come, what follows each other in a chunk is mapped by one call, the pool is
+ * mapped no longer than there is something to compare, and the processor goes
+ * round meanwhile.
  */
 #include "sharing/share.h"
 #include "tests/support/fault_host.h"
@@ -117,6 +118,37 @@ START_TEST(grants_in_any_order_are_mapped_once_a_chunk)
 }
 END_TEST
 
+START_TEST(long_merge_gives_way_to_others)
+{
+	static uint32_t page[GRANTED];
+	unsigned long before = fault_host_yields();
+
+	pages_and_frames_fill(GRANTED);
+	for (size_t i = 0; i < GRANTED; i++)
+		page[i] = (uint32_t)i;
+	for (size_t i = 0; i < GRANTED; i += A_PACKET)
+		grant(page + i, min_u64(GRANTED - i, A_PACKET));
+	fault_host_clock_add(100000000);
+	share_scan(sh);
+	ck_assert_uint_eq(machine_stats().shared_pages, GRANTED);
+	ck_assert_uint_ge(fault_host_yields() - before, GRANTED / CHUNK_PAGES);
+}
+END_TEST
+
+START_TEST(few_grants_do_not_wait_for_others)
+{
+	static const uint32_t page[] = {0, CHUNK_PAGES, 2 * CHUNK_PAGES};
+	unsigned long before = fault_host_yields();
+
+	pages_and_frames_fill(GRANTED);
+	grant(page, 3);
+	fault_host_clock_add(100000000);
+	share_scan(sh);
+	ck_assert_uint_eq(machine_stats().shared_pages, 3);
+	ck_assert_uint_eq(fault_host_yields(), before);
+}
+END_TEST
+
 START_TEST(pool_is_mapped_again_for_later_grants)
 {
 	static const uint32_t page[] = {0, 1, 2, 3};
@@ -167,6 +199,8 @@ int main(void)
 	tcase_set_timeout(tc, 300);
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, grants_in_any_order_are_mapped_once_a_chunk);
+	tcase_add_test(tc, long_merge_gives_way_to_others);
+	tcase_add_test(tc, few_grants_do_not_wait_for_others);
 	tcase_add_test(tc, pool_is_mapped_again_for_later_grants);
 	tcase_add_test(tc, mapped_pool_is_kept_from_children_and_core_dumps);
 	suite_add_tcase(s, tc);
