@@ -11,7 +11,10 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
+
+KILLED_SECONDS = 60  # what the kernel may take to free a guest's memory
 
 
 class Interrupted(Exception):
@@ -39,7 +42,10 @@ class Life:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         for name, _ in reversed(list(self.children)):
-            self.stop(name)
+            try:
+                self.stop(name)
+            except Failed as error:
+                print(error, file=sys.stderr)
         for path, value in self.sysctls.items():
             _write_if_changed(path, value)
         for tree in self.trees:
@@ -91,17 +97,25 @@ class Life:
                              + tail(self.log_path(name)))
 
     def stop(self, name, patience=30):
+        """Failed: it is still there, although it was killed."""
         for entry in list(self.children):
             if entry[0] != name:
                 continue
             self.children.remove(entry)
             _group_kill(entry[1], signal.SIGTERM)
-            try:
-                entry[1].wait(patience)
-            except subprocess.TimeoutExpired:
-                pass
+            _ended(entry[1], patience)
             _group_kill(entry[1], signal.SIGKILL)
-            entry[1].wait()
+            if not _ended(entry[1], KILLED_SECONDS):
+                raise Failed(f"{name} ({entry[1].pid}) was killed and does "
+                             "not end: the kernel holds it, dmesg may say why")
+
+
+def _ended(child, seconds):
+    try:
+        child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _group_kill(child, number):

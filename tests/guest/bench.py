@@ -183,9 +183,36 @@ def signals_are_the_callers_again():
     lib.check(signal.getsignal(signal.SIGTERM) == before, "outside")
 
 
+class Held(subprocess.Popen):
+    """A process that a faulty kernel does not let end."""
+
+    def wait(self, timeout=None):
+        lib.check(timeout is not None, "somebody waits for ever")
+        raise subprocess.TimeoutExpired(self.args, timeout)
+
+
+def process_that_cannot_be_killed_is_named():
+    """Failed, while the others are ended all the same"""
+    life = bench_module("life")
+    other = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    held = Held(["sleep", "600"], start_new_session=True)
+    with life.Life(tempfile.gettempdir()) as jobs:
+        jobs.children += [("other", other), ("held", held)]
+        try:
+            jobs.stop("held")
+        except life.Failed as error:
+            lib.check(str(held.pid) in str(error), str(error))
+        else:
+            lib.check(False, "it is said to have ended")
+        jobs.children.append(("held", held))
+    lib.check(other.returncode is not None, "the other one lives")
+    subprocess.Popen.wait(held, 10)
+
+
 lib.main(census_counts_known_memory, census_refuses_bad_arguments,
          rounds_are_counted_between_first_and_last,
          report_line_counts_every_error, ninety_percent_is_not_claimed_early,
          bar_always_fills_its_width, guest_ram_is_found_from_outside,
          present_pages_are_no_faults, touch_tools_refuse_bad_arguments,
-         signals_are_the_callers_again)
+         signals_are_the_callers_again,
+         process_that_cannot_be_killed_is_named)
