@@ -47,6 +47,15 @@ declare -A start_of=()
 rm -rf "$logs"
 mkdir -p "$logs"
 
+# hvd raises it, and leaves it to the VMs that are still there.
+map_count=/proc/sys/vm/max_map_count
+map_count_was=$(<$map_count)
+put_back() {
+	[ "$(<$map_count)" = "$map_count_was" ] ||
+		echo "$map_count_was" 2>/dev/null >$map_count
+}
+trap put_back EXIT
+
 stop() {
 	trap '' INT TERM
 	local pid
