@@ -23,7 +23,7 @@ import threading
 import time
 
 from lib import kernel, report, result
-from lib.life import Interrupted, tail
+from lib.life import Interrupted, ended, tail
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SUFFIX = "_bench.py"
@@ -90,10 +90,7 @@ class Child:
         """It may undo what it did; what is left of its group then dies."""
         if self.child.poll() is None:
             self.child.send_signal(signal.SIGTERM)
-            try:
-                self.child.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                pass
+            ended(self.child, PATIENCE)
         try:
             os.killpg(self.child.pid, signal.SIGKILL)
         except ProcessLookupError:

@@ -103,14 +103,15 @@ class Life:
                 continue
             self.children.remove(entry)
             _group_kill(entry[1], signal.SIGTERM)
-            _ended(entry[1], patience)
+            ended(entry[1], patience)
             _group_kill(entry[1], signal.SIGKILL)
-            if not _ended(entry[1], KILLED_SECONDS):
+            if not ended(entry[1], KILLED_SECONDS):
                 raise Failed(f"{name} ({entry[1].pid}) was killed and does "
                              "not end: the kernel holds it, dmesg may say why")
 
 
-def _ended(child, seconds):
+def ended(child, seconds):
+    """Within so many; it may be asked again."""
     try:
         child.wait(seconds)
     except subprocess.TimeoutExpired:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 
-from .life import Failed
+from .life import Failed, ended
 from .measure import PAGE
 
 OWN_THREADS = ("victim", "changer")  # of bench/replay.c
@@ -122,10 +122,7 @@ class Fleet:
         for name, child in [("footprint", self.counter),
                             *((r.name, r.child) for r in self.replays)]:
             child.stdin.close()
-            try:
-                child.wait(30)
-            except subprocess.TimeoutExpired:
-                pass
+            ended(child, 30)
             child.stdout.close()
             self.life.stop(name)
 

@@ -18,7 +18,7 @@ import subprocess
 import time
 
 from .kernel import write
-from .life import Failed
+from .life import Failed, ended
 from .replay import process_run_ns, run_ns
 
 LIMIT_MIN = 64 << 20
@@ -127,10 +127,7 @@ class Tenant:
             self.child.stdin.close()
         except BrokenPipeError:
             pass
-        try:
-            self.child.wait(5)
-        except subprocess.TimeoutExpired:
-            pass
+        ended(self.child, 5)
         self.life.stop(self.name)
         self.child.stdout.close()
 
